@@ -1,0 +1,77 @@
+# IceFlix: everything a person types. `make` alone shows what there is.
+
+# For run-cluster and stop-cluster:
+#   INSTANCES=N      instances of main, auth and catalog, 1 to 16
+#   MEDIA=DIR[:DIR]  directories with films, one streaming node each; a sample film if not given
+#   STATE=DIR        where everything about the cluster is kept
+#   DETACH=1         return when the cluster is healthy, and leave it running
+#   HOST=ADDRESS     where to listen: a loopback address
+#   CLUSTER=NAME     the cluster's name; random if not given, then kept
+INSTANCES ?= 2
+STATE ?= .iceflix
+# Other programs have variables called so too: these count only when make is given them.
+HOST = 127.0.0.1
+CLUSTER =
+
+# The programs are where the documents say, whatever is set for other projects.
+unexport CARGO_TARGET_DIR CARGO_BUILD_TARGET_DIR CARGO_BUILD_TARGET
+
+# To the scripts as they are: $(value) keeps a dollar sign in a directory's name.
+unexport INSTANCES MEDIA STATE DETACH HOST CLUSTER
+run-cluster stop-cluster: export ICEFLIX_MAKE_INSTANCES := $(value INSTANCES)
+run-cluster stop-cluster: export ICEFLIX_MAKE_MEDIA := $(value MEDIA)
+run-cluster stop-cluster: export ICEFLIX_MAKE_STATE := $(value STATE)
+run-cluster stop-cluster: export ICEFLIX_MAKE_DETACH := $(value DETACH)
+run-cluster stop-cluster: export ICEFLIX_MAKE_HOST := $(value HOST)
+run-cluster stop-cluster: export ICEFLIX_MAKE_CLUSTER := $(value CLUSTER)
+
+# Where rustup puts cargo, in case the shell has not heard of it yet.
+export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
+
+CARGO_ARGS = --release --locked --workspace
+
+.PHONY: help build run-cluster stop-cluster check test fmt bench clean
+
+help:
+	@echo 'make run-cluster [MEDIA=DIR[:DIR...]] [INSTANCES=2] [STATE=.iceflix] [DETACH=1]'
+	@echo '                    install what is missing, build, start a cluster, wait until it is healthy'
+	@echo 'make stop-cluster   stop it (with the same STATE)'
+	@echo 'make build          the programs, in target/release'
+	@echo 'make check          formatting, lints and the quick tests'
+	@echo 'make test           everything the project checks, from nothing'
+	@echo 'make bench          measure; a table, and JSON under target/'
+	@echo 'make fmt            format the sources'
+	@echo 'make clean          remove what was built'
+
+build:
+	scripts/bootstrap
+	scripts/build
+
+run-cluster:
+	@scripts/run-cluster
+
+stop-cluster:
+	@scripts/stop-cluster
+
+check:
+	cargo fmt --all --check
+	cargo clippy $(CARGO_ARGS) --all-targets -- -D warnings
+	cargo test $(CARGO_ARGS) --lib --bins
+
+test:
+	scripts/bootstrap --test
+	cargo fmt --all --check
+	cargo clippy $(CARGO_ARGS) --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' cargo doc $(CARGO_ARGS) --no-deps
+	cargo test $(CARGO_ARGS)
+	scripts/smoke
+
+fmt:
+	cargo fmt --all
+
+bench:
+	scripts/bootstrap
+	cargo run --release --locked -p iceflix-bench
+
+clean:
+	cargo clean

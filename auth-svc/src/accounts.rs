@@ -1,0 +1,325 @@
+//! Users and sessions, as shared rows.
+//!
+//! | row | what it holds |
+//! |---|---|
+//! | `user/{name}` | password hash, role, when made |
+//! | `epoch/{name}` | how often the user was revoked: sessions of an earlier epoch are over |
+//! | `session/{id}` | user, public key, epoch, end |
+//! | `ended/{id}` | that a session was ended: a row of its own, so that it wins whatever comes |
+
+use iceflix_core::{
+    api::{
+        Page, PageRequest, SessionId,
+        auth::{PreHash, Role, UserInfo},
+    },
+    replica::{Replica, RowChange, StoreError},
+    trust::{self, password},
+};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::Value;
+use std::{sync::Arc, time::Duration};
+use tokio::sync::{Mutex, MutexGuard, Semaphore};
+
+/// How long an ended or expired session is remembered after its end: longer than any token of it.
+const REMEMBERED: Duration = Duration::from_secs(3600);
+
+/// The name of the first user.
+pub const FIRST_ADMIN: &str = "admin";
+
+/// Something broke: the log has it, the caller hears [`AuthError::Internal`].
+///
+/// [`AuthError::Internal`]: iceflix_core::api::auth::AuthError::Internal
+#[derive(Debug, thiserror::Error)]
+pub enum AccountsError {
+    /// The rows could not be written.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A password could not be hashed.
+    #[error(transparent)]
+    Hash(#[from] password::HashError),
+    /// The thread that hashed is gone.
+    #[error("hashing was interrupted")]
+    Interrupted,
+}
+
+/// A user.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct User {
+    /// What is stored of the password.
+    pub password: String,
+    /// What the user may do.
+    pub role: Role,
+    /// When the user was made, in seconds since 1970.
+    pub created: u64,
+}
+
+/// A session.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Session {
+    /// Whose.
+    pub user: String,
+    /// The public half of its key.
+    pub key: [u8; 32],
+    /// The user's epoch when it was opened.
+    pub epoch: u64,
+    /// When it is over, in seconds since 1970.
+    pub until: u64,
+}
+
+/// Users and sessions. Cheap to clone.
+#[derive(Clone)]
+pub struct Accounts {
+    replica: Replica,
+    /// Held while something is read, decided and written.
+    deciding: Arc<Mutex<()>>,
+    /// Hashing takes 19 MiB and a core each: not more at once than there are cores.
+    hashing: Arc<Semaphore>,
+}
+
+fn user_key(name: &str) -> String {
+    format!("user/{name}")
+}
+
+fn epoch_key(name: &str) -> String {
+    format!("epoch/{name}")
+}
+
+fn session_key(session: SessionId) -> String {
+    format!("session/{session}")
+}
+
+fn ended_key(session: SessionId) -> String {
+    format!("ended/{session}")
+}
+
+fn read<T: DeserializeOwned>(key: &str, value: Value) -> Option<T> {
+    serde_json::from_value(value)
+        .inspect_err(|error| tracing::error!(key, %error, "a damaged row was passed over"))
+        .ok()
+}
+
+fn write<T: Serialize>(key: String, value: &T) -> RowChange {
+    // Texts, numbers and lists of them: JSON holds them all.
+    (key, serde_json::to_value(value).ok())
+}
+
+impl Accounts {
+    /// The accounts in these rows.
+    pub fn new(replica: Replica) -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Self {
+            replica,
+            deciding: Arc::default(),
+            hashing: Arc::new(Semaphore::new(cores)),
+        }
+    }
+
+    /// To be held while something is read, decided and written.
+    pub async fn decide(&self) -> MutexGuard<'_, ()> {
+        self.deciding.lock().await
+    }
+
+    /// Makes the user `admin`, unless there was ever one.
+    pub async fn make_first_admin(&self, password: &str) -> Result<(), AccountsError> {
+        if !self.replica.scan("user/").is_empty() {
+            return Ok(());
+        }
+        let password = self.hash(password::prehash(FIRST_ADMIN, password)).await?;
+        let admin = User {
+            password,
+            role: Role::Admin,
+            created: trust::now().as_secs(),
+        };
+        let (key, Some(value)) = write(user_key(FIRST_ADMIN), &admin) else {
+            return Ok(());
+        };
+        self.replica.put_first(vec![(key, value)]).await?;
+        tracing::info!("there was no user yet; `{FIRST_ADMIN}` was made");
+        Ok(())
+    }
+
+    /// What is stored for a password.
+    pub async fn hash(&self, password: PreHash) -> Result<String, AccountsError> {
+        let hash = self.on_a_thread(move || password::hash(&password)).await?;
+        Ok(hash?)
+    }
+
+    /// Whether this is the user's password. For a user that does not exist it takes as long.
+    pub async fn verify(&self, user: Option<&User>, given: PreHash) -> Result<bool, AccountsError> {
+        let stored = user.map(|user| user.password.clone());
+        self.on_a_thread(move || match stored {
+            Some(stored) => password::verify(&given, &stored),
+            None => {
+                let _ = password::hash(&given);
+                false
+            }
+        })
+        .await
+    }
+
+    async fn on_a_thread<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, AccountsError> {
+        let _turn = self
+            .hashing
+            .acquire()
+            .await
+            .map_err(|_| AccountsError::Interrupted)?;
+        tokio::task::spawn_blocking(work)
+            .await
+            .map_err(|_| AccountsError::Interrupted)
+    }
+
+    /// A user, by the stored form of the name.
+    pub async fn user(&self, name: &str) -> Option<User> {
+        let key = user_key(name);
+        read(&key, self.replica.get_or_ask(&key).await?)
+    }
+
+    /// How often the user was revoked.
+    pub fn epoch(&self, name: &str) -> u64 {
+        let key = epoch_key(name);
+        self.replica
+            .get(&key)
+            .and_then(|value| read(&key, value))
+            .unwrap_or(0)
+    }
+
+    /// All epochs above 0.
+    pub fn epochs(&self) -> Vec<(String, u64)> {
+        let rows = self.replica.scan("epoch/").into_iter();
+        rows.filter_map(|(key, value)| {
+            let epoch = read(&key, value)?;
+            Some((key.strip_prefix("epoch/")?.to_owned(), epoch))
+        })
+        .collect()
+    }
+
+    /// A session that was not ended and is not over.
+    pub async fn session(&self, id: SessionId) -> Option<Session> {
+        let key = session_key(id);
+        let session: Session = read(&key, self.replica.get_or_ask(&key).await?)?;
+        let over = self.was_ended(id)
+            || session.until <= trust::now().as_secs()
+            || session.epoch < self.epoch(&session.user);
+        (!over).then_some(session)
+    }
+
+    /// Whether a session was ended.
+    pub fn was_ended(&self, id: SessionId) -> bool {
+        self.replica.get(&ended_key(id)).is_some()
+    }
+
+    /// The sessions that were ended and are still remembered.
+    pub fn ended(&self) -> Vec<SessionId> {
+        let rows = self.replica.scan("ended/").into_iter();
+        rows.filter_map(|(key, _)| key.strip_prefix("ended/")?.parse().ok())
+            .collect()
+    }
+
+    /// The users, by name.
+    pub fn list(&self, page: &PageRequest) -> Page<UserInfo> {
+        let after = page.after.as_deref().unwrap_or("");
+        let rows = self.replica.scan("user/").into_iter();
+        let mut users = rows.filter_map(|(key, value)| {
+            let user: User = read(&key, value)?;
+            Some(UserInfo {
+                name: key.strip_prefix("user/")?.to_owned(),
+                role: user.role,
+                created: user.created,
+            })
+        });
+        let mut items: Vec<UserInfo> = users
+            .by_ref()
+            .skip_while(|user| user.name.as_str() <= after)
+            .take(page.size())
+            .collect();
+        items.shrink_to_fit();
+        let next = users
+            .next()
+            .and_then(|_| items.last().map(|user| user.name.clone()));
+        Page { items, next }
+    }
+
+    /// Whether an admin would be left without this user.
+    pub fn is_last_admin(&self, name: &str) -> bool {
+        let rows = self.replica.scan("user/");
+        let mut admins = rows.into_iter().filter(|(key, value)| {
+            read::<User>(key, value.clone()).is_some_and(|user| user.role == Role::Admin)
+        });
+        admins.all(|(key, _)| key == user_key(name))
+    }
+
+    /// Writes a user.
+    pub async fn put_user(&self, name: &str, user: &User) -> Result<(), AccountsError> {
+        Ok(self.replica.put(vec![write(user_key(name), user)]).await?)
+    }
+
+    /// Writes a user's new password, and ends all sessions but `keep`.
+    pub async fn put_password(
+        &self,
+        name: &str,
+        user: &User,
+        keep: Option<(SessionId, Session)>,
+    ) -> Result<(), AccountsError> {
+        let epoch = self.epoch(name) + 1;
+        let mut rows = vec![write(user_key(name), user), write(epoch_key(name), &epoch)];
+        if let Some((id, session)) = keep {
+            rows.push(write(session_key(id), &Session { epoch, ..session }));
+        }
+        Ok(self.replica.put(rows).await?)
+    }
+
+    /// Removes a user, and ends all sessions.
+    pub async fn remove_user(&self, name: &str) -> Result<(), AccountsError> {
+        let epoch = write(epoch_key(name), &(self.epoch(name) + 1));
+        Ok(self
+            .replica
+            .put(vec![(user_key(name), None), epoch])
+            .await?)
+    }
+
+    /// Ends all sessions of a user.
+    pub async fn revoke(&self, name: &str) -> Result<(), AccountsError> {
+        let epoch = write(epoch_key(name), &(self.epoch(name) + 1));
+        Ok(self.replica.put(vec![epoch]).await?)
+    }
+
+    /// Writes a session.
+    pub async fn put_session(&self, id: SessionId, session: &Session) -> Result<(), AccountsError> {
+        Ok(self
+            .replica
+            .put(vec![write(session_key(id), session)])
+            .await?)
+    }
+
+    /// Ends a session.
+    pub async fn end_session(&self, id: SessionId) -> Result<(), AccountsError> {
+        let until = (trust::now() + REMEMBERED).as_secs();
+        let ended = write(ended_key(id), &until);
+        Ok(self
+            .replica
+            .put(vec![ended, (session_key(id), None)])
+            .await?)
+    }
+
+    /// Removes the rows of sessions that are over.
+    pub async fn clear_expired(&self) {
+        let now = trust::now().as_secs();
+        let sessions = self.replica.scan("session/").into_iter();
+        let over = sessions.filter(|(key, value)| {
+            read::<Session>(key, value.clone()).is_none_or(|session| session.until <= now)
+        });
+        let ended = self.replica.scan("ended/").into_iter();
+        let forgotten = ended.filter(|(key, value)| {
+            read::<u64>(key, value.clone()).is_none_or(|until| until <= now)
+        });
+        let gone: Vec<RowChange> = over.chain(forgotten).map(|(key, _)| (key, None)).collect();
+        if !gone.is_empty()
+            && let Err(error) = self.replica.put(gone).await
+        {
+            tracing::warn!(%error, "sessions that are over could not be cleared away");
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! What this authenticator says on `AuthenticationStatus`: its key, and what was revoked.
+
+use crate::accounts::Accounts;
+use iceflix_core::{
+    api::InstanceId,
+    bus::BusError,
+    feed::{Change, Heard, Speaker},
+    replica::RowChange,
+    service::Node,
+    topics::{AuthenticationFact, Entries},
+    trust::{TOKEN_LIFETIME, Verifier, keys::SigningKey},
+};
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+    time::Instant,
+};
+
+/// The speaker, and the facts that are to be forgotten when no token can rest on them any more.
+pub struct Status {
+    instance: InstanceId,
+    verifier: Verifier,
+    speaker: Speaker,
+    passing: Mutex<HashMap<String, Instant>>,
+}
+
+fn change(fact: &AuthenticationFact) -> Change {
+    // Texts and numbers: JSON holds them all.
+    (fact.name(), serde_json::to_value(fact).ok())
+}
+
+impl Status {
+    /// Says what is to be said now.
+    pub async fn start(
+        node: &Node,
+        key: &SigningKey,
+        accounts: &Accounts,
+    ) -> Result<Self, BusError> {
+        let own_key = AuthenticationFact::Key(hex::encode(key.public().0));
+        let epochs = accounts.epochs().into_iter();
+        let ended = accounts.ended().into_iter();
+        let facts = epochs
+            .map(|(user, epoch)| AuthenticationFact::UserEpoch { user, epoch })
+            .chain(ended.map(|session| AuthenticationFact::SessionEnded { session }))
+            .chain([own_key]);
+        let said: Vec<Change> = facts.map(|fact| change(&fact)).collect();
+        let entries: Entries = said
+            .iter()
+            .filter_map(|(name, value)| Some((name.clone(), value.clone()?)))
+            .collect();
+        let topic = node.topics.authentication();
+        let status = Self {
+            instance: node.instance.clone(),
+            verifier: node.verifier.clone(),
+            speaker: Speaker::start(&node.bus, &topic, &node.instance, entries.clone()).await?,
+            passing: Mutex::default(),
+        };
+        status
+            .verifier
+            .learn(Heard::Everything(node.instance.clone(), entries));
+        status.will_pass(&said);
+        Ok(status)
+    }
+
+    /// Rows changed, here or at another authenticator: what follows for tokens is said to all, and
+    /// holds here at once.
+    pub fn rows_changed(&self, rows: &[RowChange]) {
+        let facts = rows.iter().filter_map(|(key, value)| {
+            let value = value.as_ref()?;
+            if let Some(session) = key.strip_prefix("ended/") {
+                let session = session.parse().ok()?;
+                return Some(AuthenticationFact::SessionEnded { session });
+            }
+            let user = key.strip_prefix("epoch/")?.to_owned();
+            let epoch = value.as_u64()?;
+            Some(AuthenticationFact::UserEpoch { user, epoch })
+        });
+        self.say(facts.map(|fact| change(&fact)).collect());
+    }
+
+    /// Says that a session ended or an epoch began, without waiting for its row to come around.
+    pub fn revoked(&self, fact: &AuthenticationFact) {
+        self.say(vec![change(fact)]);
+    }
+
+    fn say(&self, changes: Vec<Change>) {
+        if changes.is_empty() {
+            return;
+        }
+        self.will_pass(&changes);
+        self.verifier
+            .learn(Heard::Changed(self.instance.clone(), changes.clone()));
+        self.speaker.change(changes);
+    }
+
+    /// Ended sessions need not be spoken of once their last token is over.
+    fn will_pass(&self, changes: &[Change]) {
+        let mut passing = self.passing.lock().unwrap_or_else(PoisonError::into_inner);
+        let names = changes.iter().map(|(name, _)| name);
+        for name in names.filter(|name| name.starts_with("session/")) {
+            passing.insert(name.clone(), Instant::now() + TOKEN_LIFETIME * 4);
+        }
+    }
+
+    /// Stops speaking of sessions whose last token is long over.
+    pub fn forget_old(&self) {
+        let mut over = Vec::new();
+        self.passing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|name, until| {
+                let passed = *until <= Instant::now();
+                if passed {
+                    over.push((name.clone(), None));
+                }
+                !passed
+            });
+        if !over.is_empty() {
+            self.verifier
+                .learn(Heard::Changed(self.instance.clone(), over.clone()));
+            self.speaker.change(over);
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! What goes on in the background: hearing of films, of who is alive, and of changed rows.
+
+use crate::{index::NewTitle, store::Store};
+use iceflix_core::{
+    api::{Instance, InstanceId, Kind, MediaId, main::DirectoryView},
+    feed::{self, Change, Heard},
+    membership::Membership,
+    replica::RowChange,
+    topics::{Entries, MediaItem},
+};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+/// For how long the films of a node that is gone are remembered as its own. Its return brings them
+/// back at once; after that time they come back with its announcement, and are known all along.
+const REMEMBER_NODES: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// How often nodes that are gone for long are looked for.
+const PRUNE: Duration = Duration::from_secs(3600);
+
+/// The most title rows in one write.
+const TITLES: usize = 1000;
+
+/// How long a starting catalogue waits for the directory entries of nodes whose films it has heard
+/// of; they take milliseconds.
+const SETTLE: Duration = Duration::from_millis(250);
+
+/// Enters rows that changed, here or at a peer.
+pub async fn rows(
+    store: Store,
+    mut changes: mpsc::UnboundedReceiver<Vec<RowChange>>,
+    stop: CancellationToken,
+) {
+    while let Some(Some(changed)) = stop.run_until_cancelled(changes.recv()).await {
+        store.refresh(changed.into_iter().map(|(key, _)| key));
+    }
+}
+
+/// Hears what streaming nodes announce, until `stop`; passes on the films that are new.
+pub async fn media(
+    store: Store,
+    mut heard: mpsc::Receiver<Heard>,
+    titles: mpsc::UnboundedSender<NewTitle>,
+    stop: CancellationToken,
+) {
+    while let Some(Some(heard)) = stop.run_until_cancelled(heard.recv()).await {
+        hear(&store, heard, &titles).await;
+    }
+}
+
+/// Takes in what a node announced.
+pub async fn hear(store: &Store, heard: Heard, titles: &mpsc::UnboundedSender<NewTitle>) {
+    let new = match heard {
+        Heard::Everything(node, entries) => {
+            let index = store.shared_index().clone();
+            // Large ones take a moment. A panic in there was logged; the next snapshot mends it.
+            let entering =
+                tokio::task::spawn_blocking(move || index.provider_replaced(&node, items(entries)));
+            entering.await.unwrap_or_default()
+        }
+        Heard::Changed(node, changes) => changed(store, &node, changes),
+        // Who is alive comes from the directory. What it announced counts again when it returns.
+        Heard::Gone(_) => Vec::new(),
+    };
+    for title in new {
+        // Nobody writes them any more only when the service is stopping.
+        let _ = titles.send(title);
+    }
+}
+
+fn changed(store: &Store, node: &InstanceId, changes: Vec<Change>) -> Vec<NewTitle> {
+    let mut index = store.shared_index().write();
+    let mut new = Vec::new();
+    for (name, value) in changes {
+        match (name.parse::<MediaId>(), value) {
+            (Ok(_), Some(value)) => {
+                new.extend(item(&name, value).and_then(|item| index.announced(node, item)));
+            }
+            (Ok(id), None) => index.withdrawn(node, id),
+            (Err(_), _) => tracing::warn!(%node, name, "a malformed announcement was ignored"),
+        }
+    }
+    new
+}
+
+fn items(entries: Entries) -> Vec<MediaItem> {
+    let entries = entries.into_iter();
+    entries
+        .filter_map(|(name, value)| item(&name, value))
+        .collect()
+}
+
+/// A film's announcement, under its id.
+fn item(name: &str, value: serde_json::Value) -> Option<MediaItem> {
+    let item: MediaItem = feed::read(name, value)?;
+    if item.id.to_string() != name {
+        tracing::warn!(name, "an announcement under another film's id was ignored");
+        return None;
+    }
+    Some(item)
+}
+
+/// Writes the titles of films that were met for the first time, until nobody meets any. Apart
+/// from hearing of them, so that a slow disk does not keep films from being seen.
+pub async fn titles(store: Store, mut new: mpsc::UnboundedReceiver<NewTitle>) {
+    let mut batch = Vec::new();
+    while new.recv_many(&mut batch, TITLES).await > 0 {
+        if let Err(error) = store.put_titles(batch.drain(..)).await {
+            // They are announced again, at the latest when this or their node starts anew.
+            tracing::error!(%error, "the names of new films could not be kept");
+        }
+    }
+}
+
+/// Waits until the nodes whose films are known are seen to be alive, if they soon are: their films
+/// would be listed as unavailable until then.
+pub async fn settle(store: &Store, membership: &Membership) {
+    let nodes = store.index().providers();
+    let mut view = membership.watch();
+    let there = view.wait_for(|view| {
+        let live = streaming(view);
+        nodes.iter().all(|node| live.contains_key(node))
+    });
+    // In vain only when a node is about to join or to leave, or the bus was closed.
+    let _ = tokio::time::timeout(SETTLE, there).await.map(drop);
+    let live = streaming(&membership.now());
+    store.shared_index().write().set_live(live);
+}
+
+/// Follows which streaming nodes are alive.
+pub async fn live(store: Store, membership: Membership, stop: CancellationToken) {
+    let mut view = membership.watch();
+    let mut prune = tokio::time::interval(PRUNE);
+    loop {
+        let live = streaming(&view.borrow_and_update());
+        store.shared_index().write().set_live(live);
+        tokio::select! {
+            changed = view.changed() => if changed.is_err() { return },
+            _ = prune.tick() => {
+                let gone = store.shared_index().write().prune(Instant::now(), REMEMBER_NODES);
+                for node in gone {
+                    tracing::info!(%node, "a node that has been gone for a week was forgotten");
+                }
+            }
+            () = stop.cancelled() => return,
+        }
+    }
+}
+
+/// The streaming nodes of a directory.
+fn streaming(view: &DirectoryView) -> BTreeMap<InstanceId, Instance> {
+    let nodes = view.instances.iter();
+    nodes
+        .filter(|instance| instance.kind == Kind::Streaming)
+        .map(|node| (node.instance.clone(), node.clone()))
+        .collect()
+}

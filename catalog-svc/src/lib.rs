@@ -1,0 +1,106 @@
+//! The catalogue: every film of the cluster, by id, name and tags.
+//!
+//! It hears which films streaming nodes announce, keeps what people say about them (names, tags)
+//! in rows that all catalogues share, and answers from an index in memory.
+
+pub mod config;
+mod follow;
+pub mod index;
+pub mod rows;
+pub mod service;
+pub mod store;
+pub mod text;
+
+pub use config::Config;
+
+use anyhow::Context as _;
+use iceflix_core::{
+    api::{Kind, catalog::Catalog as _},
+    feed::Hearer,
+    replica::Replica,
+    rpc::serve,
+    service::{Node, Running, Server},
+};
+use service::CatalogService;
+use std::net::SocketAddr;
+use store::Store;
+use tarpc::server::Channel as _;
+use tokio::sync::mpsc;
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::TaskTracker,
+};
+
+/// The file of the shared rows, in the state directory.
+const DATABASE: &str = "catalog.sqlite";
+
+/// A catalogue that runs.
+pub struct CatalogServer {
+    running: Running,
+    /// Keeps hearing of films while it lives.
+    hearer: Hearer,
+    following: DropGuard,
+    tasks: TaskTracker,
+}
+
+impl Server for CatalogServer {
+    type Config = Config;
+
+    async fn bind(config: Config) -> anyhow::Result<Self> {
+        let node = Node::join(Kind::Catalog, &config.common).await?;
+        let (bus, topics) = (&node.bus, &node.topics);
+
+        // What people said first: a film's name is then known before a node announces it.
+        let database = node.state_dir.join(DATABASE);
+        let (replica, changed_rows) =
+            Replica::open(&database, bus, topics, Kind::Catalog, &node.instance).await?;
+        let store = Store::load(replica).await.context("reading the rows")?;
+
+        // Then what the nodes have, so that the first question is answered in full.
+        let (new_title, new_titles) = mpsc::unbounded_channel();
+        let (hearer, mut heard) = Hearer::follow(bus, topics, topics.media(), None).await?;
+        while let Ok(heard) = heard.try_recv() {
+            follow::hear(&store, heard, &new_title).await;
+        }
+        follow::settle(&store, &node.membership).await;
+
+        let following = CancellationToken::new();
+        let tasks = TaskTracker::new();
+        let guard = following.clone().drop_guard();
+        let (all, stop) = (|| store.clone(), || following.clone());
+        tasks.spawn(follow::rows(all(), changed_rows, stop()));
+        tasks.spawn(follow::media(all(), heard, new_title, stop()));
+        tasks.spawn(follow::titles(all(), new_titles));
+        tasks.spawn(follow::live(all(), node.membership.clone(), stop()));
+        tasks.close();
+
+        let service = CatalogService {
+            store: store.clone(),
+            verifier: node.verifier.clone(),
+        };
+        let running = node
+            .serve(move |_, link| serve::channel(link).execute(service.clone().serve()))
+            .await?;
+        Ok(Self {
+            running,
+            hearer,
+            following: guard,
+            tasks,
+        })
+    }
+
+    fn address(&self) -> SocketAddr {
+        self.running.address
+    }
+
+    async fn shutdown(self) {
+        // The calls in flight may still want to know and to write …
+        let bus = self.running.drain().await;
+        // … then nothing has to be heard any more …
+        drop(self.hearer);
+        drop(self.following);
+        self.tasks.wait().await;
+        // … and the bus is last.
+        bus.close().await;
+    }
+}

@@ -1,0 +1,184 @@
+//! The contract's methods: check, ask the store, map the error.
+
+use crate::{rows::RowKey, store::Store, text};
+use iceflix_core::{
+    api::{
+        MediaId, Page, PageRequest, TokenError,
+        auth::{Role, Token},
+        catalog::{Catalog, CatalogError, Query, Tile, TileDetails},
+    },
+    replica::{RowChange, StoreError},
+    trust::{Identity, Verifier},
+};
+use serde_json::Value;
+use tarpc::context::Context;
+
+/// The most ids that a prefix is answered with.
+const MAX_IDS: usize = 10;
+
+/// The most tags of one user on one film: with them a film still fits a frame.
+const MAX_TAGS_OF_FILM: usize = 1000;
+
+/// The catalogue as its callers see it.
+#[derive(Clone)]
+pub struct CatalogService {
+    /// What it knows.
+    pub store: Store,
+    /// Who may ask.
+    pub verifier: Verifier,
+}
+
+impl CatalogService {
+    async fn caller(&self, token: &Token) -> Result<Identity, CatalogError> {
+        Ok(self.verifier.check(token).await?)
+    }
+
+    /// The caller's name, if there is a token. A bad token is worse than none.
+    async fn caller_if_any(&self, token: Option<&Token>) -> Result<Option<String>, CatalogError> {
+        match token {
+            Some(token) => Ok(Some(self.caller(token).await?.user)),
+            None => Ok(None),
+        }
+    }
+
+    async fn must_know(&self, id: MediaId) -> Result<(), CatalogError> {
+        if self.store.knows(id).await {
+            Ok(())
+        } else {
+            Err(CatalogError::UnknownMedia)
+        }
+    }
+
+    async fn put(&self, changes: Vec<RowChange>) -> Result<(), CatalogError> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let written = self.store.put(changes).await;
+        written.map_err(|error: StoreError| {
+            tracing::error!(%error, "a change was not kept");
+            CatalogError::Internal
+        })
+    }
+
+    async fn set_tags(
+        &self,
+        token: &Token,
+        id: MediaId,
+        tags: &[String],
+        value: Option<Value>,
+    ) -> Result<(), CatalogError> {
+        let user = self.caller(token).await?.user;
+        let tags = text::tags(tags).ok_or(CatalogError::InvalidTag)?;
+        self.must_know(id).await?;
+        if value.is_some()
+            && self.store.index().tag_count_with(&user, &id, &tags) > MAX_TAGS_OF_FILM
+        {
+            return Err(CatalogError::InvalidTag);
+        }
+        // Written even if it seems to be so already: another catalogue may know better.
+        let changes = tags.into_iter().map(|tag| {
+            let user = user.clone();
+            (RowKey::Tag { id, user, tag }.to_string(), value.clone())
+        });
+        self.put(changes.collect()).await
+    }
+}
+
+impl Catalog for CatalogService {
+    async fn tile(
+        self,
+        _: Context,
+        token: Token,
+        id: MediaId,
+    ) -> Result<TileDetails, CatalogError> {
+        let user = self.caller(&token).await?.user;
+        self.must_know(id).await?;
+        let found = self.store.index().get(&id, Some(&user));
+        found.ok_or(CatalogError::UnknownMedia)
+    }
+
+    async fn tiles_by_name(
+        self,
+        context: Context,
+        token: Option<Token>,
+        name: String,
+        exact: bool,
+        page: PageRequest,
+    ) -> Result<Page<Tile>, CatalogError> {
+        let query = Query {
+            name,
+            exact,
+            ..Query::default()
+        };
+        self.search(context, token, query, page).await
+    }
+
+    async fn tiles_by_tags(
+        self,
+        _: Context,
+        token: Token,
+        tags: Vec<String>,
+        all: bool,
+        page: PageRequest,
+    ) -> Result<Page<Tile>, CatalogError> {
+        let user = self.caller(&token).await?.user;
+        let tags = text::tags(&tags).ok_or(CatalogError::InvalidTag)?;
+        Ok(self.store.index().find_tagged(tags, all, &user, &page))
+    }
+
+    async fn search(
+        self,
+        _: Context,
+        token: Option<Token>,
+        mut query: Query,
+        page: PageRequest,
+    ) -> Result<Page<Tile>, CatalogError> {
+        let user = self.caller_if_any(token.as_ref()).await?;
+        if !query.tags.is_empty() && user.is_none() {
+            return Err(TokenError::Invalid.into());
+        }
+        query.tags = text::tags(&query.tags).ok_or(CatalogError::InvalidTag)?;
+        Ok(self.store.index().find(&query, user.as_deref(), &page))
+    }
+
+    async fn ids_by_prefix(self, _: Context, prefix: String) -> Result<Vec<MediaId>, CatalogError> {
+        Ok(self.store.index().ids_by_prefix(&prefix, MAX_IDS))
+    }
+
+    async fn add_tags(
+        self,
+        _: Context,
+        token: Token,
+        id: MediaId,
+        tags: Vec<String>,
+    ) -> Result<(), CatalogError> {
+        self.set_tags(&token, id, &tags, Some(Value::Bool(true)))
+            .await
+    }
+
+    async fn remove_tags(
+        self,
+        _: Context,
+        token: Token,
+        id: MediaId,
+        tags: Vec<String>,
+    ) -> Result<(), CatalogError> {
+        self.set_tags(&token, id, &tags, None).await
+    }
+
+    async fn rename_tile(
+        self,
+        _: Context,
+        token: Token,
+        id: MediaId,
+        name: String,
+    ) -> Result<(), CatalogError> {
+        if self.caller(&token).await?.role != Role::Admin {
+            return Err(CatalogError::NotAdmin);
+        }
+        let name = text::name(&name).ok_or(CatalogError::InvalidName)?;
+        self.must_know(id).await?;
+        let row = (RowKey::Name(id).to_string(), Some(Value::String(name)));
+        self.put(vec![row]).await
+    }
+}

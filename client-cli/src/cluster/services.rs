@@ -1,0 +1,319 @@
+//! The services of a cluster: which they are, and the files that tell them and clients what to do.
+
+use super::{
+    Failure, plan,
+    plan::{Entry, Record},
+    ports::{self, Ports},
+    settings::Settings,
+    state::{private_dir, write_private},
+};
+use anyhow::{Context, anyhow};
+use iceflix_core::api::Kind;
+use serde::Serialize;
+use std::{
+    collections::HashSet,
+    io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+/// A service to run.
+#[derive(Debug, Clone)]
+pub struct Service {
+    /// Its place in the plan.
+    pub entry: Entry,
+    /// `auth-1`: what its files are called.
+    pub name: String,
+    /// The program.
+    pub program: PathBuf,
+    /// Its configuration.
+    pub config: PathBuf,
+    /// Where its output goes.
+    pub log: PathBuf,
+}
+
+/// A service's configuration file.
+#[derive(Serialize)]
+struct ServiceConfig<'a> {
+    cluster: &'a str,
+    instance: &'a str,
+    listen: String,
+    state_dir: PathBuf,
+    bus_listen: Vec<String>,
+    bus_connect: Vec<String>,
+    bus_scouting: bool,
+    log: &'a str,
+    log_format: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    admin_password_file: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    media: Option<Vec<PathBuf>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rtsp_listen: Option<String>,
+}
+
+/// A client's configuration file.
+#[derive(Serialize)]
+struct ClientConfig<'a> {
+    cluster: &'a str,
+    mains: Vec<String>,
+}
+
+impl Settings {
+    /// Decides which instances run and writes the files of all. The state must be locked.
+    pub fn prepare(&self) -> Result<(Record, Vec<Service>), Failure> {
+        let mut record = self.state.record(self.cluster.as_deref())?;
+        let mut source = Ports::new(self.host, &record);
+        let chosen = plan::choose(&mut record, self.instances, &self.media, &mut source)
+            .with_context(|| format!("cannot find free ports on {}", self.host))?;
+        let services: Vec<Service> = chosen
+            .into_iter()
+            .map(|entry| self.service(entry))
+            .collect();
+        self.check_programs(&services)?;
+        write_toml(
+            &self.state.file("cluster.toml"),
+            "The cluster's name, its instances and their ports, kept from one start to the next.\n\
+             # Delete this file for new ones; change a port here if another program has taken it.",
+            &record,
+        )?;
+        self.check_ports(&services)?;
+        self.state.make_password()?;
+        for service in &services {
+            self.write_config(&record.cluster, service, &services)?;
+            self.state.rotate_log(&service.name)?;
+        }
+        let client = ClientConfig {
+            cluster: &record.cluster,
+            mains: self
+                .mains(&services)
+                .iter()
+                .map(SocketAddr::to_string)
+                .collect(),
+        };
+        write_toml(
+            &self.state.client_config(),
+            "Where clients find the cluster. Written anew at each start.",
+            &client,
+        )?;
+        Ok((record, services))
+    }
+
+    /// Where the Mains among the services answer.
+    pub fn mains(&self, services: &[Service]) -> Vec<SocketAddr> {
+        services
+            .iter()
+            .filter(|service| service.entry.kind == Kind::Main)
+            .map(|service| self.at(service.entry.port))
+            .collect()
+    }
+
+    fn at(&self, port: u16) -> SocketAddr {
+        SocketAddr::new(self.host, port)
+    }
+
+    fn service(&self, entry: Entry) -> Service {
+        let name = entry.name();
+        Service {
+            program: self.bin_dir.join(format!("iceflix-{}", entry.kind)),
+            config: self.state.file(&format!("{name}.toml")),
+            log: self.state.log(&name),
+            name,
+            entry,
+        }
+    }
+
+    fn check_programs(&self, services: &[Service]) -> Result<(), Failure> {
+        match services.iter().find(|service| !service.program.is_file()) {
+            None => Ok(()),
+            Some(service) => Err(anyhow!(
+                "{} is missing; build it with: make build",
+                service.program.display()
+            )
+            .into()),
+        }
+    }
+
+    fn check_ports(&self, services: &[Service]) -> Result<(), Failure> {
+        let mut seen = HashSet::new();
+        for service in services {
+            let entry = &service.entry;
+            for port in [Some(entry.port), Some(entry.bus_port), entry.rtsp_port] {
+                let Some(port) = port else { continue };
+                let twice = !seen.insert(port);
+                let problem = match ports::check(self.at(port)) {
+                    Ok(()) if twice => "two instances have it".to_owned(),
+                    Ok(()) => continue,
+                    Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                        "another program uses it".to_owned()
+                    }
+                    Err(error) => error.to_string(),
+                };
+                return Err(anyhow!(
+                    "{} cannot listen on {}: {problem}. End that program, or change the port of {} in {} \
+                     (or delete that file: all instances then get new names and ports)",
+                    service.name,
+                    self.at(port),
+                    service.name,
+                    self.state.file("cluster.toml").display(),
+                )
+                .into());
+            }
+        }
+        Ok(())
+    }
+
+    fn write_config(
+        &self,
+        cluster: &str,
+        service: &Service,
+        all: &[Service],
+    ) -> anyhow::Result<()> {
+        let entry = &service.entry;
+        let state_dir = self.state.file(&service.name);
+        private_dir(&state_dir)?;
+        let bus = |entry: &Entry| format!("tcp/{}", self.at(entry.bus_port));
+        let others = all.iter().filter(|other| other.name != service.name);
+        let config = ServiceConfig {
+            cluster,
+            instance: &entry.instance,
+            listen: self.at(entry.port).to_string(),
+            state_dir,
+            bus_listen: vec![bus(entry)],
+            bus_connect: others.map(|other| bus(&other.entry)).collect(),
+            bus_scouting: true,
+            log: "info",
+            log_format: "text",
+            admin_password_file: (entry.kind == Kind::Auth).then(|| self.state.password()),
+            media: entry.media.clone().map(|dir| vec![dir]),
+            rtsp_listen: entry.rtsp_port.map(|port| self.at(port).to_string()),
+        };
+        write_toml(
+            &service.config,
+            "Written anew at each start of the cluster, from cluster.toml and the command line.",
+            &config,
+        )
+    }
+}
+
+fn write_toml(path: &Path, comment: &str, value: &impl Serialize) -> anyhow::Result<()> {
+    let text = toml::to_string(value)
+        .with_context(|| format!("cannot put {} into words", path.display()))?;
+    write_private(path, &format!("# {comment}\n\n{text}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::state::State;
+    use std::net::Ipv4Addr;
+
+    fn settings(dir: &Path) -> Settings {
+        for kind in Kind::ALL {
+            std::fs::write(dir.join(format!("iceflix-{kind}")), "").unwrap();
+        }
+        let state = State::new(dir.join("state"));
+        state.create().unwrap();
+        Settings {
+            state,
+            instances: 2,
+            media: vec!["/films/a b".into()],
+            host: Ipv4Addr::LOCALHOST.into(),
+            cluster: None,
+            bin_dir: dir.to_owned(),
+        }
+    }
+
+    #[test]
+    fn every_instance_gets_its_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = settings(dir.path());
+        let (record, services) = settings.prepare().unwrap();
+        let read = |name: &str| -> toml::Table {
+            let text = std::fs::read_to_string(settings.state.file(name)).unwrap();
+            toml::from_str(&text).unwrap()
+        };
+        let auth = read("auth-2.toml");
+        assert_eq!(auth["cluster"].as_str(), Some(record.cluster.as_str()));
+        assert_eq!(
+            auth["instance"].as_str(),
+            Some(services[3].entry.instance.as_str())
+        );
+        assert_eq!(
+            auth["admin_password_file"].as_str(),
+            settings.state.password().to_str()
+        );
+        assert_eq!(auth["bus_connect"].as_array().unwrap().len(), 6);
+        assert!(!auth.contains_key("media"));
+        let streaming = read("streaming-1.toml");
+        assert_eq!(
+            streaming["media"].as_array().unwrap()[0].as_str(),
+            Some("/films/a b")
+        );
+        assert!(
+            streaming["rtsp_listen"]
+                .as_str()
+                .unwrap()
+                .starts_with("127.0.0.1:")
+        );
+        assert!(!streaming.contains_key("admin_password_file"));
+        let mains = settings.mains(&services);
+        let client = read("client.toml");
+        let listed: Vec<_> = client["mains"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|m| m.as_str())
+            .collect();
+        assert_eq!(
+            listed,
+            mains
+                .iter()
+                .map(SocketAddr::to_string)
+                .collect::<Vec<_>>()
+                .iter()
+                .map(|m| Some(m.as_str()))
+                .collect::<Vec<_>>()
+        );
+        assert_eq!(
+            read("main-1.toml")["listen"].as_str(),
+            Some(mains[0].to_string().as_str())
+        );
+
+        let (again, same) = settings.prepare().unwrap();
+        assert_eq!(again, record);
+        assert_eq!(same.len(), services.len());
+    }
+
+    #[test]
+    fn a_port_taken_meanwhile_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = settings(dir.path());
+        let (_, services) = settings.prepare().unwrap();
+        let port = services[2].entry.port;
+        let _other = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap();
+        let Err(Failure::Failed(error)) = settings.prepare() else {
+            panic!("the port is in use");
+        };
+        let text = error.to_string();
+        for part in [
+            "auth-1",
+            &port.to_string(),
+            "cluster.toml",
+            "another program",
+        ] {
+            assert!(text.contains(part), "{text}");
+        }
+    }
+
+    #[test]
+    fn missing_programs_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = settings(dir.path());
+        std::fs::remove_file(dir.path().join("iceflix-catalog")).unwrap();
+        let Err(Failure::Failed(error)) = settings.prepare() else {
+            panic!("a program is missing");
+        };
+        assert!(error.to_string().contains("make build"));
+    }
+}

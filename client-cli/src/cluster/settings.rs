@@ -1,0 +1,136 @@
+//! What was asked for, checked.
+
+use super::{Failure, RunArgs, media, state::State};
+use anyhow::{Context, anyhow};
+use iceflix_core::api::InstanceId;
+use std::{
+    ffi::OsStr,
+    net::{IpAddr, Ipv4Addr},
+    os::unix::ffi::OsStrExt,
+    path::{Path, PathBuf},
+};
+
+/// Allows addresses other than loopback ones; meant for the project's own tests, which run inside
+/// network namespaces that nobody else can reach.
+const NETNS: &str = "ICEFLIX_PLAINTEXT_NETNS";
+
+/// Arguments that make sense.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where everything is kept.
+    pub state: State,
+    /// How many of main, auth and catalog.
+    pub instances: u32,
+    /// Directories with films.
+    pub media: Vec<PathBuf>,
+    /// Where everything listens.
+    pub host: IpAddr,
+    /// The cluster's name, if it was chosen.
+    pub cluster: Option<String>,
+    /// Where the services' programs are.
+    pub bin_dir: PathBuf,
+}
+
+/// The absolute path of a state directory as it was typed.
+pub fn state_of(typed: &Path) -> Result<State, Failure> {
+    if typed.as_os_str().is_empty() {
+        return Err(Failure::Usage("STATE is empty; name a directory".into()));
+    }
+    if typed.to_str().is_none() {
+        return Err(Failure::Usage(format!(
+            "the state directory {} has a name that is not UTF-8; choose another",
+            typed.display()
+        )));
+    }
+    let base = std::env::current_dir().context("cannot tell the current directory")?;
+    let dir = media::absolute(typed, &base, std::env::home_dir().as_deref());
+    if dir.to_str().is_none() {
+        return Err(Failure::Usage(format!(
+            "the path {} is not UTF-8; choose a state directory elsewhere",
+            dir.display()
+        )));
+    }
+    Ok(State::new(dir))
+}
+
+impl Settings {
+    /// Checks what was typed.
+    pub fn from_args(args: &RunArgs) -> Result<Self, Failure> {
+        let base = std::env::current_dir().context("cannot tell the current directory")?;
+        let home = std::env::home_dir();
+        let list = args.media.join(OsStr::from_bytes(b":"));
+        let bin_dir = match &args.bin_dir {
+            Some(dir) => base.join(dir),
+            None => std::env::current_exe()
+                .context("cannot tell where this program is")?
+                .parent()
+                .ok_or_else(|| anyhow!("cannot tell where this program is"))?
+                .to_owned(),
+        };
+        if let Some(name) = &args.cluster
+            && name.parse::<InstanceId>().is_err()
+        {
+            return Err(Failure::Usage(format!(
+                "CLUSTER is 1 to 64 of a-z, 0-9 and '-', not {name:?}"
+            )));
+        }
+        Ok(Self {
+            state: state_of(&args.state)?,
+            instances: args.instances,
+            media: media::split(&list, &base, home.as_deref()).map_err(Failure::Usage)?,
+            host: host(
+                &args.host,
+                std::env::var_os(NETNS).is_some_and(|v| v == "1"),
+            )?,
+            cluster: args.cluster.clone(),
+            bin_dir,
+        })
+    }
+}
+
+/// The address to listen on: a loopback one, since what is sent is not encrypted yet.
+fn host(typed: &str, netns: bool) -> Result<IpAddr, Failure> {
+    let address = match typed {
+        "localhost" => Ipv4Addr::LOCALHOST.into(),
+        _ => typed.parse::<IpAddr>().map_err(|_| {
+            Failure::Usage(format!(
+                "HOST is an IP address such as 127.0.0.1, not {typed:?}"
+            ))
+        })?,
+    };
+    if address.is_unspecified() || address.is_multicast() {
+        return Err(Failure::Usage(format!(
+            "HOST is the one address by which clients reach this machine, not {address}"
+        )));
+    }
+    if !address.is_loopback() && !netns {
+        return Err(Failure::Usage(format!(
+            "HOST={address} would let other machines in, and the cluster cannot tell friend from foe yet: \
+             connections are neither encrypted nor authenticated. Use a loopback address such as 127.0.0.1"
+        )));
+    }
+    Ok(address)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(result: Result<IpAddr, Failure>) -> String {
+        match result {
+            Err(Failure::Usage(text)) => text,
+            other => panic!("not refused: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn only_loopback_addresses_are_taken() {
+        for good in ["127.0.0.1", "127.9.0.1", "::1", "localhost"] {
+            assert!(host(good, false).unwrap().is_loopback());
+        }
+        assert!(refusal(host("192.168.1.5", false)).contains("loopback"));
+        assert!(refusal(host("my-machine", false)).contains("IP address"));
+        assert!(refusal(host("0.0.0.0", true)).contains("not 0.0.0.0"));
+        assert_eq!(host("10.0.0.1", true).unwrap().to_string(), "10.0.0.1");
+    }
+}

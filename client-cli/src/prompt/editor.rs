@@ -1,0 +1,234 @@
+//! The line editor, on a thread of its own: it waits for keys, which no async thread may.
+
+use super::complete::{Choice, complete};
+use super::shown::Shown;
+use crate::commands::Notifier;
+use crate::error::Error;
+use crate::output::say;
+use rustyline::completion::{Candidate, Completer};
+use rustyline::error::ReadlineError;
+use rustyline::highlight::Highlighter;
+use rustyline::history::FileHistory;
+use rustyline::{
+    ColorMode, CompletionType, Config, Context, ExternalPrinter, Helper, Hinter, Validator,
+};
+use std::borrow::Cow;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, mpsc};
+use tokio::sync::oneshot;
+
+/// How many lines of history are kept.
+const HISTORY: usize = 1000;
+
+/// What came from the keyboard.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// A line.
+    Line(String),
+    /// Ctrl-C.
+    Interrupted,
+    /// Ctrl-D, or the end of the input.
+    Ended,
+}
+
+/// The editor. Cheap to clone; ends with its last clone.
+#[derive(Clone)]
+pub struct Editor {
+    requests: mpsc::Sender<Request>,
+}
+
+struct Request {
+    prompt: String,
+    /// A command, to be completed and remembered; otherwise the answer to a question.
+    command: bool,
+    answer: oneshot::Sender<Result<Heard, Error>>,
+}
+
+impl Editor {
+    /// Takes over the terminal. The notifier speaks above the line that is being typed.
+    pub async fn start(history: PathBuf, shown: Arc<Shown>) -> Result<(Self, Notifier), Error> {
+        let (requests, todo) = mpsc::channel::<Request>();
+        let (ready, started) = oneshot::channel();
+        std::thread::Builder::new()
+            .name("prompt".into())
+            .spawn(move || match Terminal::open(history, shown) {
+                Ok((mut terminal, notifier)) => {
+                    let _ = ready.send(Ok(notifier));
+                    while let Ok(request) = todo.recv() {
+                        let heard = terminal.read(&request.prompt, request.command);
+                        let _ = request.answer.send(heard);
+                    }
+                }
+                Err(error) => {
+                    let _ = ready.send(Err(error));
+                }
+            })
+            .map_err(Error::io("start the prompt's thread"))?;
+        let notifier = started.await.map_err(|_| gone())??;
+        Ok((Self { requests }, notifier))
+    }
+
+    /// Reads a command.
+    pub async fn command(&self, prompt: String) -> Result<Heard, Error> {
+        self.request(prompt, true).await
+    }
+
+    /// Reads the answer to a question, which is not remembered.
+    pub async fn ask(&self, question: String) -> Result<String, Error> {
+        match self.request(question, false).await? {
+            Heard::Line(line) => Ok(line),
+            Heard::Interrupted | Heard::Ended => Err(Error::Interrupted),
+        }
+    }
+
+    async fn request(&self, prompt: String, command: bool) -> Result<Heard, Error> {
+        let (answer, heard) = oneshot::channel();
+        let request = Request {
+            prompt,
+            command,
+            answer,
+        };
+        self.requests.send(request).map_err(|_| gone())?;
+        heard.await.map_err(|_| gone())?
+    }
+}
+
+fn gone() -> Error {
+    Error::Failed("the prompt's thread broke".into())
+}
+
+/// The terminal with its line editor; lives on the thread.
+struct Terminal {
+    editor: rustyline::Editor<LineHelper, FileHistory>,
+    history: PathBuf,
+}
+
+impl Terminal {
+    fn open(history: PathBuf, shown: Arc<Shown>) -> Result<(Self, Notifier), Error> {
+        let failed =
+            |error: ReadlineError| Error::Failed(format!("cannot use the terminal: {error}"));
+        let config = Config::builder()
+            .max_history_size(HISTORY)
+            .and_then(|config| config.history_ignore_dups(true))
+            .map_err(failed)?
+            .history_ignore_space(true)
+            .completion_type(CompletionType::List)
+            // Otherwise NO_COLOR would also keep the prompt from being painted anew. `Shown` heeds it.
+            .color_mode(ColorMode::Forced)
+            .build();
+        let mut editor = rustyline::Editor::with_config(config).map_err(failed)?;
+        editor.set_helper(Some(LineHelper {
+            shown,
+            command: false,
+        }));
+        // The first time there is none.
+        if let Err(error) = editor.load_history(&history) {
+            tracing::debug!(%error, "no history was read");
+        }
+        let notifier = match editor.create_external_printer() {
+            Ok(printer) => above(printer),
+            Err(error) => {
+                tracing::debug!(%error, "nothing can be said above the line");
+                Notifier::default()
+            }
+        };
+        Ok((Self { editor, history }, notifier))
+    }
+
+    fn read(&mut self, prompt: &str, command: bool) -> Result<Heard, Error> {
+        if let Some(helper) = self.editor.helper_mut() {
+            helper.command = command;
+        }
+        match self.editor.readline(prompt) {
+            Ok(line) => {
+                if command && !line.trim().is_empty() {
+                    self.remember(&line);
+                }
+                Ok(Heard::Line(line))
+            }
+            Err(ReadlineError::Interrupted) => Ok(Heard::Interrupted),
+            Err(ReadlineError::Eof) => Ok(Heard::Ended),
+            Err(ReadlineError::Io(error)) => Err(Error::io("read from the terminal")(error)),
+            Err(error) => Err(Error::Failed(format!(
+                "cannot read from the terminal: {error}"
+            ))),
+        }
+    }
+
+    /// Keeps a line for later runs. Passwords are never among them: those are asked for.
+    fn remember(&mut self, line: &str) {
+        let kept = self
+            .editor
+            .add_history_entry(line)
+            .and_then(|_| append(&mut self.editor, &self.history));
+        if let Err(error) = kept {
+            tracing::debug!(%error, "the history was not kept");
+        }
+    }
+}
+
+fn append(
+    editor: &mut rustyline::Editor<LineHelper, FileHistory>,
+    file: &Path,
+) -> rustyline::Result<()> {
+    editor.append_history(file)
+}
+
+fn above(printer: impl ExternalPrinter + Send + 'static) -> Notifier {
+    let printer = Mutex::new(printer);
+    Notifier::new(move |words| {
+        let printed = match printer.lock() {
+            Ok(mut printer) => printer.print(format!("{words}\n")).is_ok(),
+            Err(_) => false,
+        };
+        if !printed {
+            say(words);
+        }
+    })
+}
+
+#[derive(Helper, Hinter, Validator)]
+struct LineHelper {
+    shown: Arc<Shown>,
+    command: bool,
+}
+
+impl Highlighter for LineHelper {
+    fn highlight_prompt<'b, 's: 'b, 'p: 'b>(
+        &'s self,
+        prompt: &'p str,
+        _default: bool,
+    ) -> Cow<'b, str> {
+        match self.command {
+            true => Cow::Owned(self.shown.paint(prompt)),
+            false => Cow::Borrowed(prompt),
+        }
+    }
+}
+
+impl Completer for LineHelper {
+    type Candidate = Choice;
+
+    fn complete(
+        &self,
+        line: &str,
+        cursor: usize,
+        _context: &Context<'_>,
+    ) -> rustyline::Result<(usize, Vec<Choice>)> {
+        let typed = line.get(..cursor).unwrap_or(line);
+        Ok(match self.command {
+            true => self.shown.with_known(|known| complete(typed, known)),
+            false => (cursor, Vec::new()),
+        })
+    }
+}
+
+impl Candidate for Choice {
+    fn display(&self) -> &str {
+        &self.display
+    }
+
+    fn replacement(&self) -> &str {
+        &self.replacement
+    }
+}

@@ -1,0 +1,371 @@
+//! The contracts' methods, as shortly as they can be told.
+
+use super::Fake;
+use client_cli::session::TOKEN_LIFE;
+use iceflix_core::api::auth::{
+    AuthError, Authenticator, Login, PreHash, Role, SessionProof, Token, UserInfo,
+};
+use iceflix_core::api::catalog::{Catalog, CatalogError, Query, Tile, TileDetails};
+use iceflix_core::api::main::{DirectoryVersion, DirectoryView, Main, MainError};
+use iceflix_core::api::streaming::{
+    EndReason, Stream, StreamError, StreamEvent, StreamStatus, Streaming,
+};
+use iceflix_core::api::{Instance, Kind, MediaId, Page, PageRequest, SessionId, StreamId};
+use iceflix_core::trust::Purpose;
+use std::time::Duration;
+use tarpc::context::Context;
+
+impl Main for Fake {
+    async fn authenticator(self, _: Context) -> Result<Instance, MainError> {
+        Err(MainError::TemporarilyUnavailable)
+    }
+    async fn catalog(self, _: Context) -> Result<Instance, MainError> {
+        Err(MainError::TemporarilyUnavailable)
+    }
+    async fn provider(self, _: Context) -> Result<Instance, MainError> {
+        Err(MainError::TemporarilyUnavailable)
+    }
+    async fn directory(
+        self,
+        context: Context,
+        since: Option<DirectoryVersion>,
+    ) -> Result<DirectoryView, MainError> {
+        let version = || DirectoryVersion {
+            counter: 1,
+            number: self.state.lock().unwrap().directory.len() as u64,
+        };
+        if since == Some(version()) {
+            tokio::time::sleep(iceflix_core::rpc::patience(&context)).await;
+        }
+        Ok(DirectoryView {
+            version: version(),
+            instances: self.state.lock().unwrap().directory.clone(),
+        })
+    }
+}
+
+impl Authenticator for Fake {
+    async fn login(
+        self,
+        _: Context,
+        user: String,
+        password: PreHash,
+        session: SessionId,
+        key: [u8; 32],
+    ) -> Result<Login, AuthError> {
+        let user = user.to_lowercase();
+        let role = {
+            let mut state = self.state.lock().unwrap();
+            let role = match state.users.get(&user) {
+                Some((right, role)) if *right == password => *role,
+                _ => return Err(AuthError::WrongCredentials),
+            };
+            state.sessions.insert(session, (user.clone(), key));
+            role
+        };
+        let token = self.issue(&user, session);
+        Ok(Login {
+            cluster: "test".into(),
+            session,
+            user,
+            role,
+            token,
+        })
+    }
+    async fn refresh_authorization(
+        self,
+        _: Context,
+        proof: SessionProof,
+    ) -> Result<Token, AuthError> {
+        let session = self.proven(&proof, Purpose::Renew)?;
+        let user = self.state.lock().unwrap().sessions[&session].0.clone();
+        Ok(self.issue(&user, session))
+    }
+    async fn logout(self, _: Context, proof: SessionProof) -> Result<(), AuthError> {
+        let session = self.proven(&proof, Purpose::Logout)?;
+        self.state.lock().unwrap().sessions.remove(&session);
+        Ok(())
+    }
+    async fn is_authorized(self, _: Context, token: Token) -> bool {
+        self.user(&token).is_ok()
+    }
+    async fn whois(self, _: Context, token: Token) -> Result<String, AuthError> {
+        Ok(self.user(&token)?.0)
+    }
+    async fn is_admin(self, _: Context, token: Token) -> Result<bool, AuthError> {
+        Ok(self.user(&token)?.1 == Role::Admin)
+    }
+    async fn change_password(
+        self,
+        _: Context,
+        token: Token,
+        user: String,
+        old: Option<PreHash>,
+        new: PreHash,
+    ) -> Result<(), AuthError> {
+        let (me, role) = self.user(&token)?;
+        let mut state = self.state.lock().unwrap();
+        let (password, _) = state.users.get_mut(&user).ok_or(AuthError::UnknownUser)?;
+        match (me == user, role) {
+            (true, _) if old != Some(*password) => Err(AuthError::WrongCredentials),
+            (false, Role::User) => Err(AuthError::NotAdmin),
+            _ => {
+                *password = new;
+                Ok(())
+            }
+        }
+    }
+    async fn add_user(
+        self,
+        _: Context,
+        token: Token,
+        user: String,
+        password: PreHash,
+        role: Role,
+    ) -> Result<(), AuthError> {
+        self.admin(&token, AuthError::NotAdmin)?;
+        self.state
+            .lock()
+            .unwrap()
+            .users
+            .insert(user, (password, role));
+        Ok(())
+    }
+    async fn remove_user(self, _: Context, token: Token, user: String) -> Result<(), AuthError> {
+        self.admin(&token, AuthError::NotAdmin)?;
+        let removed = self.state.lock().unwrap().users.remove(&user);
+        removed.map(drop).ok_or(AuthError::UnknownUser)
+    }
+    async fn list_users(
+        self,
+        _: Context,
+        token: Token,
+        page: PageRequest,
+    ) -> Result<Page<UserInfo>, AuthError> {
+        self.admin(&token, AuthError::NotAdmin)?;
+        let state = self.state.lock().unwrap();
+        let users = state.users.iter().map(|(name, (_, role))| UserInfo {
+            name: name.clone(),
+            role: *role,
+            created: 1,
+        });
+        let rest = users.filter(|user| page.after.as_ref().is_none_or(|after| user.name > *after));
+        let items: Vec<UserInfo> = rest.take(1).collect();
+        let next = items.last().map(|user| user.name.clone());
+        Ok(Page { items, next })
+    }
+    async fn revoke_user(self, _: Context, token: Token, user: String) -> Result<(), AuthError> {
+        self.admin(&token, AuthError::NotAdmin)?;
+        let mut state = self.state.lock().unwrap();
+        state.sessions.retain(|_, (whose, _)| *whose != user);
+        Ok(())
+    }
+}
+
+impl Catalog for Fake {
+    async fn tile(
+        self,
+        _: Context,
+        token: Token,
+        id: MediaId,
+    ) -> Result<TileDetails, CatalogError> {
+        let (user, _) = self.user(&token)?;
+        let tile = self.seen_by(self.known(id)?, Some(&user));
+        let mut providers = self.state.lock().unwrap().directory.clone();
+        providers.retain(|node| node.kind == Kind::Streaming && tile.available);
+        Ok(TileDetails {
+            tile,
+            providers,
+            format: "MP4".into(),
+            size: 1000,
+        })
+    }
+    async fn tiles_by_name(
+        self,
+        _: Context,
+        _: Option<Token>,
+        _: String,
+        _: bool,
+        _: PageRequest,
+    ) -> Result<Page<Tile>, CatalogError> {
+        Err(CatalogError::Internal)
+    }
+    async fn tiles_by_tags(
+        self,
+        _: Context,
+        _: Token,
+        _: Vec<String>,
+        _: bool,
+        _: PageRequest,
+    ) -> Result<Page<Tile>, CatalogError> {
+        Err(CatalogError::Internal)
+    }
+    async fn search(
+        self,
+        _: Context,
+        token: Option<Token>,
+        query: Query,
+        page: PageRequest,
+    ) -> Result<Page<Tile>, CatalogError> {
+        let user = token
+            .map(|token| self.user(&token))
+            .transpose()?
+            .map(|(user, _)| user);
+        let films: Vec<Tile> = self.state.lock().unwrap().films.values().cloned().collect();
+        let found: Vec<Tile> = films
+            .into_iter()
+            .map(|tile| self.seen_by(tile, user.as_deref()))
+            .filter(|tile| match query.exact {
+                true => tile.name == query.name,
+                false => tile.name.contains(&query.name),
+            })
+            .filter(|tile| {
+                query.tags.is_empty() || query.tags.iter().any(|tag| tile.tags.contains(tag))
+            })
+            .filter(|tile| {
+                page.after
+                    .as_ref()
+                    .is_none_or(|after| tile.id.to_string() > *after)
+            })
+            .collect();
+        self.state.lock().unwrap().pages += 1;
+        let size = page.size();
+        let next = found
+            .get(size)
+            .and(found.get(size - 1))
+            .map(|tile| tile.id.to_string());
+        let items = found.into_iter().take(size).collect();
+        Ok(Page { items, next })
+    }
+    async fn ids_by_prefix(self, _: Context, prefix: String) -> Result<Vec<MediaId>, CatalogError> {
+        let state = self.state.lock().unwrap();
+        let fitting = state
+            .films
+            .keys()
+            .filter(|id| id.to_string().starts_with(&prefix));
+        Ok(fitting.copied().take(10).collect())
+    }
+    async fn add_tags(
+        self,
+        _: Context,
+        token: Token,
+        id: MediaId,
+        tags: Vec<String>,
+    ) -> Result<(), CatalogError> {
+        let (user, _) = self.user(&token)?;
+        self.known(id)?;
+        self.state
+            .lock()
+            .unwrap()
+            .tags
+            .entry((user, id))
+            .or_default()
+            .extend(tags);
+        Ok(())
+    }
+    async fn remove_tags(
+        self,
+        _: Context,
+        token: Token,
+        id: MediaId,
+        tags: Vec<String>,
+    ) -> Result<(), CatalogError> {
+        let (user, _) = self.user(&token)?;
+        self.known(id)?;
+        let mut state = self.state.lock().unwrap();
+        state
+            .tags
+            .entry((user, id))
+            .or_default()
+            .retain(|tag| !tags.contains(tag));
+        Ok(())
+    }
+    async fn rename_tile(
+        self,
+        _: Context,
+        token: Token,
+        id: MediaId,
+        name: String,
+    ) -> Result<(), CatalogError> {
+        self.admin(&token, CatalogError::NotAdmin)?;
+        self.known(id)?;
+        if let Some(tile) = self.state.lock().unwrap().films.get_mut(&id) {
+            tile.name = name;
+        }
+        Ok(())
+    }
+}
+
+impl Streaming for Fake {
+    async fn is_available(self, _: Context, id: MediaId) -> bool {
+        self.known(id).is_ok()
+    }
+    async fn get_stream(
+        self,
+        _: Context,
+        token: Token,
+        id: MediaId,
+    ) -> Result<Stream, StreamError> {
+        self.user(&token)?;
+        self.known(id).map_err(|_| StreamError::UnknownMedia)?;
+        let stream = StreamId::random();
+        self.state.lock().unwrap().streams.insert(stream, id);
+        Ok(Stream {
+            stream,
+            url: format!("rtsp://127.0.0.1:1/{stream}"),
+            expires_s: u32::try_from(TOKEN_LIFE.as_secs()).unwrap(),
+        })
+    }
+    async fn reannounce_media(self, _: Context) {}
+    async fn sdp(self, _: Context, token: Token, stream: StreamId) -> Result<String, StreamError> {
+        self.user(&token)?;
+        match self.state.lock().unwrap().streams.contains_key(&stream) {
+            true => Ok("v=0\r\ns=film\r\n".into()),
+            false => Err(StreamError::UnknownStream),
+        }
+    }
+    async fn refresh_authentication(
+        self,
+        _: Context,
+        token: Token,
+        stream: StreamId,
+    ) -> Result<(), StreamError> {
+        self.user(&token)?;
+        let mut state = self.state.lock().unwrap();
+        if !state.streams.contains_key(&stream) {
+            return Err(StreamError::UnknownStream);
+        }
+        state.renewals += 1;
+        Ok(())
+    }
+    async fn stop(self, _: Context, token: Token, stream: StreamId) -> Result<(), StreamError> {
+        self.user(&token)?;
+        let mut state = self.state.lock().unwrap();
+        state.streams.remove(&stream);
+        state.stopped += 1;
+        Ok(())
+    }
+    async fn status(self, _: Context, _: Token, _: StreamId) -> Result<StreamStatus, StreamError> {
+        Err(StreamError::UnknownStream)
+    }
+    async fn next_event(
+        self,
+        context: Context,
+        stream: StreamId,
+    ) -> Result<StreamEvent, StreamError> {
+        let until = tokio::time::Instant::now() + iceflix_core::rpc::patience(&context);
+        while tokio::time::Instant::now() < until {
+            {
+                let mut state = self.state.lock().unwrap();
+                if !state.streams.contains_key(&stream) {
+                    return Ok(StreamEvent::Ended(EndReason::Stopped));
+                }
+                if let Some(event) = state.news.pop() {
+                    return Ok(event);
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        Ok(StreamEvent::None)
+    }
+}

@@ -1,0 +1,192 @@
+//! The prompt as a person at a terminal meets it; `script` (util-linux) lends the terminal.
+
+// clippy.toml allows this in test functions; here their helpers may as well.
+#![allow(clippy::unwrap_used)]
+
+mod fake;
+
+use fake::PASSWORD;
+use fake::home::{DEADLINE, Home};
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Instant;
+
+const CTRL_C: &str = "\u{3}";
+const CTRL_D: &str = "\u{4}";
+
+struct Terminal {
+    child: Child,
+    keys: ChildStdin,
+    screen: Receiver<Vec<u8>>,
+    seen: String,
+}
+
+impl Terminal {
+    fn open(home: &Home) -> Self {
+        let program = env!("CARGO_BIN_EXE_iceflix");
+        let bin = home.dir.path().join("bin");
+        let command = format!(
+            "PATH='{}' exec '{program}' --main {}",
+            bin.display(),
+            home.cluster.main
+        );
+        let mut child = Command::new("script")
+            .args(["--quiet", "--return", "--command", &command, "/dev/null"])
+            .env("HOME", home.dir.path())
+            .env_remove("XDG_STATE_HOME")
+            .env("TERM", "xterm")
+            .env("LC_ALL", "C.UTF-8")
+            .env("NO_COLOR", "1")
+            .env("SHELL", "/bin/sh")
+            .current_dir(home.dir.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let (send, screen) = channel();
+        let mut out = child.stdout.take().unwrap();
+        std::thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(read @ 1..) = out.read(&mut buffer) {
+                if send.send(buffer[..read].to_vec()).is_err() {
+                    return;
+                }
+            }
+        });
+        Self {
+            keys: child.stdin.take().unwrap(),
+            child,
+            screen,
+            seen: String::new(),
+        }
+    }
+
+    fn press(&mut self, keys: &str) {
+        self.keys.write_all(keys.as_bytes()).unwrap();
+        self.keys.flush().unwrap();
+    }
+
+    /// Waits until this is on the screen, after what was waited for before.
+    fn sees(&mut self, text: &str) {
+        let end = Instant::now() + DEADLINE;
+        loop {
+            if let Some(at) = self.seen.find(text) {
+                self.seen.drain(..at + text.len());
+                return;
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            match self.screen.recv_timeout(left) {
+                Ok(bytes) => self.seen.push_str(&String::from_utf8_lossy(&bytes)),
+                Err(error) => panic!("no {text:?} ({error}) in {:?}", self.seen),
+            }
+        }
+    }
+
+    fn ends(mut self) -> i32 {
+        let end = Instant::now() + DEADLINE;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.code().unwrap();
+            }
+            while let Ok(bytes) = self.screen.try_recv() {
+                self.seen.push_str(&String::from_utf8_lossy(&bytes));
+            }
+            assert!(Instant::now() < end, "does not end: {:?}", self.seen);
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+    }
+}
+
+#[test]
+fn a_person_logs_in_finds_and_watches_a_film() {
+    let home = Home::new();
+    home.cluster.film([0xab; 32], "Alpha Centauri");
+    home.program("mpv", "exec /bin/sleep 600");
+    let mut terminal = Terminal::open(&home);
+    terminal.sees("iceflix ●> ");
+    terminal.press("login\r");
+    terminal.sees("User [admin]: ");
+    terminal.press("\r");
+    terminal.sees("Password of admin: ");
+    // Ctrl-C ends the command, not the prompt.
+    terminal.press(CTRL_C);
+    terminal.sees("iceflix ●> ");
+    terminal.press("login admin\r");
+    terminal.sees("Password of admin: ");
+    terminal.press(&format!("{PASSWORD}\r"));
+    terminal.sees("logged in as admin");
+    terminal.sees("iceflix admin ●> ");
+    terminal.press(CTRL_C);
+    terminal.sees("iceflix admin ●> ");
+    terminal.press("sear\talpha\r");
+    terminal.sees("no film matches");
+    terminal.press("search Al\t\r");
+    terminal.sees("abababab");
+    terminal.sees("Alpha Centauri");
+    terminal.press("select 1\r");
+    terminal.sees("iceflix admin [Alpha Centauri] ●> ");
+    terminal.press("play\r");
+    terminal.sees("playing Alpha Centauri in mpv");
+    terminal.sees("●> ");
+    terminal.press("stop\r");
+    terminal.sees("stopped Alpha Centauri");
+    terminal.press("url\r");
+    terminal.sees("rtsp://127.0.0.1:1/");
+    terminal.sees("●> ");
+    terminal.press(CTRL_D);
+    assert_eq!(terminal.ends(), 0);
+    assert!(home.cluster.state(|state| state.streams.is_empty()));
+
+    let history = home.dir.path().join(".local/state/iceflix/history");
+    assert_eq!(
+        history.metadata().unwrap().permissions().mode() & 0o777,
+        0o600
+    );
+    let text = std::fs::read_to_string(&history).unwrap();
+    assert!(
+        text.contains("select 1") && !text.contains(PASSWORD),
+        "{text}"
+    );
+
+    // The next prompt knows the session and the history.
+    let mut terminal = Terminal::open(&home);
+    terminal.sees("iceflix admin ●> ");
+    terminal.press("\u{1b}[A");
+    terminal.sees("url");
+    terminal.press(CTRL_C);
+    terminal.sees("●> ");
+    terminal.press("exit\r");
+    assert_eq!(terminal.ends(), 0);
+}
+
+#[test]
+fn news_come_above_the_line_that_is_being_typed() {
+    let home = Home::logged_in();
+    home.cluster.film([0xab; 32], "Alpha");
+    let mut terminal = Terminal::open(&home);
+    terminal.sees("iceflix admin ●> ");
+    terminal.press("url ab\r");
+    terminal.sees("rtsp://");
+    terminal.sees("●> ");
+    terminal.press("half a li");
+    terminal.sees("half a li");
+    home.cluster.state(|state| state.streams.clear());
+    terminal.sees("Alpha has ended");
+    terminal.sees("half a li");
+    home.cluster.shut_down();
+    terminal.sees("the cluster does not answer");
+    terminal.sees("iceflix admin ○> half a li");
+    terminal.press(CTRL_C);
+    terminal.sees("○> ");
+    terminal.press("exit\r");
+    assert_eq!(terminal.ends(), 0);
+}

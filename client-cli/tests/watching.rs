@@ -1,0 +1,177 @@
+//! The program's streams and players, against services that answer as the contracts say.
+
+// clippy.toml allows this in test functions; here their helpers may as well.
+#![allow(clippy::unwrap_used)]
+
+mod fake;
+
+use fake::home::{DEADLINE, Home, interrupt, told};
+use iceflix_core::api::streaming::{EndReason, StreamEvent};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+use std::io::{BufRead, BufReader};
+use std::process::Child;
+use std::time::{Duration, Instant};
+
+/// Starts `url` and reads what it prints.
+fn url(home: &Home) -> (Child, String) {
+    let mut child = home.command(&["url", "ab", "--json"]).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.as_mut().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    (child, line)
+}
+
+#[test]
+fn a_url_is_printed_at_once_kept_alive_and_stopped() {
+    let home = Home::logged_in();
+    home.cluster.film([0xab; 32], "film");
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        let (child, line) = url(&home);
+        let document: Value = serde_json::from_str(&line).unwrap();
+        let stream = document["stream"].as_str().unwrap();
+        assert_eq!(document["url"], format!("rtsp://127.0.0.1:1/{stream}"));
+        home.cluster
+            .state(|state| state.news.push(StreamEvent::RenewalWanted));
+        let before = home.cluster.state(|state| state.renewals);
+        home.wait_for("a renewal", |state| {
+            state.renewals > before || state.news.is_empty()
+        });
+        home.wait_for("a renewal", |state| state.renewals > 0);
+        interrupt(&child, signal);
+        let told = told(child);
+        assert_eq!(told.code, 0, "{signal}: {}", told.stderr);
+        assert!(
+            home.cluster.state(|state| state.streams.is_empty()),
+            "{signal}"
+        );
+    }
+}
+
+#[test]
+fn a_stream_that_ends_says_why() {
+    let home = Home::logged_in();
+    home.cluster.film([0xab; 32], "film");
+    for (reason, code) in [
+        (EndReason::Shutdown, 1),
+        (EndReason::Revoked, 4),
+        (EndReason::Stopped, 0),
+    ] {
+        let (child, _) = url(&home);
+        home.cluster
+            .state(|state| state.news.push(StreamEvent::Ended(reason)));
+        let told = told(child);
+        assert_eq!(told.code, code, "{reason:?}: {}", told.stderr);
+    }
+    let (child, _) = url(&home);
+    home.cluster.state(|state| {
+        state.sessions.clear();
+        state.news.push(StreamEvent::RenewalWanted);
+    });
+    assert_eq!(told(child).code, 4);
+}
+
+#[test]
+fn films_that_nobody_has_or_can_play_exit_with_the_reason() {
+    let home = Home::logged_in();
+    let id = home.cluster.film([0xab; 32], "film");
+    let change = |unplayable: Option<&str>| {
+        home.cluster.state(|state| {
+            let tile = state.films.get_mut(&id).unwrap();
+            tile.available = false;
+            tile.providers = 0;
+            tile.unplayable = unplayable.map(str::to_owned);
+        });
+    };
+    change(None);
+    for command in ["url", "sdp"] {
+        assert_eq!(home.run(&[command, "ab"]).code, 5);
+    }
+    change(Some("no codec"));
+    let told = home.run(&["url", "ab"]);
+    assert_eq!((told.code, told.stdout.as_str()), (1, ""));
+    assert!(told.stderr.contains("no codec"), "{}", told.stderr);
+}
+
+#[test]
+fn the_sdp_is_printed_and_its_stream_stopped() {
+    let home = Home::logged_in();
+    home.cluster.film([0xab; 32], "film");
+    let told = home.run(&["sdp", "ab"]);
+    assert_eq!((told.code, told.stdout.as_str()), (0, "v=0\r\ns=film\r\n"));
+    let told = home.run(&["sdp", "ab", "--json"]);
+    assert_eq!(told.json(), json!({"sdp": "v=0\r\ns=film\r\n"}));
+    assert_eq!(
+        home.cluster
+            .state(|state| (state.stopped, state.streams.len())),
+        (2, 0)
+    );
+}
+
+#[test]
+fn a_player_gets_the_url_and_its_end_is_the_streams() {
+    let home = Home::logged_in();
+    home.cluster.film([0xab; 32], "film");
+    let told = home.run(&["play", "ab"]);
+    assert_eq!(told.code, 1);
+    assert!(told.stderr.contains("install mpv"), "{}", told.stderr);
+    assert_eq!(home.run(&["play", "ff"]).code, 3);
+
+    home.program("vlc", "exit 0");
+    let told = home.run(&["play", "ab"]);
+    assert!(
+        told.code == 1 && told.stderr.contains("live555"),
+        "{}",
+        told.stderr
+    );
+
+    home.program(
+        "mpv",
+        "echo noise; for word; do last=$word; done; echo \"$last\" >&2",
+    );
+    let told = home.run(&["play", "ab"]);
+    assert_eq!(
+        (told.code, told.stdout.as_str()),
+        (0, ""),
+        "{}",
+        told.stderr
+    );
+    assert!(
+        told.stderr.contains("rtsp://127.0.0.1:1/"),
+        "{}",
+        told.stderr
+    );
+    let json = home.run(&["play", "ab", "--json"]).json();
+    assert_eq!(json["player"], "mpv");
+
+    home.program("broken", "exit 3");
+    let told = home.run(&["play", "ab", "--player", "broken"]);
+    assert_eq!(told.code, 1, "{}", told.stderr);
+    assert!(home.cluster.state(|state| state.streams.is_empty()));
+}
+
+#[test]
+fn an_interrupt_closes_the_player_too() {
+    let home = Home::logged_in();
+    home.cluster.film([0xab; 32], "film");
+    let pid_file = home.dir.path().join("pid");
+    let script = format!("echo $$ > {}; exec /bin/sleep 600", pid_file.display());
+    home.program("mpv", &script);
+    let child = home.command(&["play", "ab"]).spawn().unwrap();
+    let end = Instant::now() + DEADLINE;
+    let pid = loop {
+        let pid = std::fs::read_to_string(&pid_file).unwrap_or_default();
+        if let Ok(pid) = pid.trim().parse() {
+            break Pid::from_raw(pid);
+        }
+        assert!(Instant::now() < end, "the player was not started");
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    interrupt(&child, Signal::SIGINT);
+    let told = told(child);
+    assert_eq!(told.code, 0, "{}", told.stderr);
+    assert!(kill(pid, None).is_err(), "the player is gone");
+    assert!(home.cluster.state(|state| state.streams.is_empty()));
+}

@@ -1,0 +1,280 @@
+//! What a hearer does: pure, events in, things to do out.
+
+use super::{Changes, Heard, Snapshot};
+use crate::api::InstanceId;
+use std::collections::BTreeMap;
+
+/// How many changes are kept while a snapshot is on its way. Beyond it they are forgotten, and
+/// the gap asks for another snapshot.
+const MOST_WAITING: usize = 10_000;
+
+/// What is to be done next.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Todo {
+    /// Ask this speaker for a snapshot.
+    Ask(InstanceId),
+    /// Hand this on.
+    Tell(Heard),
+}
+
+/// Follows the speakers of a topic.
+#[derive(Debug, Default)]
+pub struct Follower {
+    speakers: BTreeMap<InstanceId, Speaker>,
+}
+
+#[derive(Debug)]
+enum Speaker {
+    /// A snapshot is on its way; these changes came meanwhile.
+    Asked { waiting: Vec<Changes> },
+    /// All is known up to this change.
+    Known { incarnation: u64, number: u64 },
+}
+
+impl Follower {
+    /// A speaker came to life (or was found alive).
+    pub fn alive(&mut self, speaker: &InstanceId) -> Vec<Todo> {
+        match self.speakers.get(speaker) {
+            // Its heartbeat tells whether it still is the one that is known.
+            Some(_) => Vec::new(),
+            None => self.ask(speaker, Vec::new()),
+        }
+    }
+
+    /// A speaker died. When it returns, it is asked anew.
+    pub fn gone(&mut self, speaker: &InstanceId) -> Vec<Todo> {
+        match self.speakers.remove(speaker) {
+            Some(_) => vec![Todo::Tell(Heard::Gone(speaker.clone()))],
+            None => Vec::new(),
+        }
+    }
+
+    /// A speaker that was asked did not answer.
+    pub fn silent(&mut self, speaker: &InstanceId) -> Vec<Todo> {
+        if let Some(Speaker::Asked { .. }) = self.speakers.get(speaker) {
+            self.speakers.remove(speaker);
+        }
+        Vec::new()
+    }
+
+    /// A speaker said what changed (or, with no changes, where it is).
+    pub fn changes(&mut self, speaker: &InstanceId, said: Changes) -> Vec<Todo> {
+        match self.speakers.get_mut(speaker) {
+            None => self.ask(speaker, vec![said]),
+            Some(Speaker::Asked { waiting }) => {
+                if waiting.len() < MOST_WAITING {
+                    waiting.push(said);
+                }
+                Vec::new()
+            }
+            Some(Speaker::Known {
+                incarnation,
+                number,
+            }) => {
+                if said.incarnation != *incarnation {
+                    return self.ask(speaker, vec![said]);
+                }
+                if said.number <= *number {
+                    return Vec::new();
+                }
+                if said.number == *number + 1 && !said.changes.is_empty() {
+                    *number = said.number;
+                    return vec![Todo::Tell(Heard::Changed(speaker.clone(), said.changes))];
+                }
+                self.ask(speaker, vec![said])
+            }
+        }
+    }
+
+    /// A snapshot arrived.
+    pub fn snapshot(&mut self, speaker: &InstanceId, snapshot: Snapshot) -> Vec<Todo> {
+        let known = Speaker::Known {
+            incarnation: snapshot.incarnation,
+            number: snapshot.number,
+        };
+        let waiting = match self.speakers.insert(speaker.clone(), known) {
+            Some(Speaker::Asked { waiting }) => waiting,
+            Some(Speaker::Known {
+                incarnation,
+                number,
+            }) if incarnation == snapshot.incarnation && number > snapshot.number => {
+                // An older answer overtaken by changes: what is known is newer.
+                let newer = Speaker::Known {
+                    incarnation,
+                    number,
+                };
+                self.speakers.insert(speaker.clone(), newer);
+                return Vec::new();
+            }
+            _ => Vec::new(),
+        };
+        let mut todo = vec![Todo::Tell(Heard::Everything(
+            speaker.clone(),
+            snapshot.entries,
+        ))];
+        // What was said in another life does not count: an earlier one is over, and a later one's
+        // next heartbeat asks again.
+        let same_life = |said: &Changes| said.incarnation == snapshot.incarnation;
+        for said in waiting.into_iter().filter(same_life) {
+            todo.extend(self.changes(speaker, said));
+        }
+        todo
+    }
+
+    fn ask(&mut self, speaker: &InstanceId, waiting: Vec<Changes>) -> Vec<Todo> {
+        self.speakers
+            .insert(speaker.clone(), Speaker::Asked { waiting });
+        vec![Todo::Ask(speaker.clone())]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{feed::Change, topics::Entries};
+    use proptest::prelude::*;
+    use serde_json::Value;
+
+    fn apply(entries: &mut Entries, changes: &[Change]) {
+        for (name, value) in changes {
+            match value {
+                Some(value) => entries.insert(name.clone(), value.clone()),
+                None => entries.remove(name),
+            };
+        }
+    }
+
+    /// A speaker and a hearer with a bus between them that loses what it is told to lose.
+    #[derive(Default)]
+    struct World {
+        incarnation: u64,
+        number: u64,
+        entries: Entries,
+        follower: Follower,
+        heard: Entries,
+        asked: bool,
+    }
+
+    impl World {
+        fn id() -> InstanceId {
+            "a".parse().unwrap()
+        }
+
+        fn carry_out(&mut self, todo: Vec<Todo>) {
+            for todo in todo {
+                match todo {
+                    Todo::Ask(_) => self.asked = true,
+                    Todo::Tell(Heard::Everything(_, entries)) => self.heard = entries,
+                    Todo::Tell(Heard::Changed(_, changes)) => apply(&mut self.heard, &changes),
+                    Todo::Tell(Heard::Gone(_)) => {}
+                }
+            }
+        }
+
+        fn say(&mut self, changes: Vec<Change>, lost: bool) {
+            if !changes.is_empty() {
+                self.number += 1;
+                apply(&mut self.entries, &changes);
+            }
+            if !lost {
+                let said = Changes {
+                    incarnation: self.incarnation,
+                    number: self.number,
+                    changes,
+                };
+                let todo = self.follower.changes(&Self::id(), said);
+                self.carry_out(todo);
+            }
+        }
+
+        fn answer(&mut self, lost: bool) {
+            if std::mem::take(&mut self.asked) {
+                let todo = if lost {
+                    self.follower.silent(&Self::id())
+                } else {
+                    self.follower.snapshot(
+                        &Self::id(),
+                        Snapshot {
+                            incarnation: self.incarnation,
+                            number: self.number,
+                            entries: self.entries.clone(),
+                        },
+                    )
+                };
+                self.carry_out(todo);
+            }
+        }
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Set(u8, u8, bool),
+        Remove(u8, bool),
+        Heartbeat(bool),
+        Answer(bool),
+        Restart,
+        Flap,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            4 => (0u8..6, any::<u8>(), any::<bool>()).prop_map(|(n, v, lost)| Step::Set(n, v, lost)),
+            2 => (0u8..6, any::<bool>()).prop_map(|(n, lost)| Step::Remove(n, lost)),
+            1 => any::<bool>().prop_map(Step::Heartbeat),
+            2 => any::<bool>().prop_map(Step::Answer),
+            1 => Just(Step::Restart),
+            1 => Just(Step::Flap),
+        ]
+    }
+
+    proptest! {
+        /// Whatever is lost, one heartbeat and one answer later the hearer knows everything.
+        #[test]
+        fn lost_messages_cost_delay_never_truth(steps in proptest::collection::vec(step(), 0..60)) {
+            let mut world = World::default();
+            for step in steps {
+                match step {
+                    Step::Set(n, v, lost) => world.say(vec![(n.to_string(), Some(Value::from(v)))], lost),
+                    Step::Remove(n, lost) => world.say(vec![(n.to_string(), None)], lost),
+                    Step::Heartbeat(lost) => world.say(vec![], lost),
+                    Step::Answer(lost) => world.answer(lost),
+                    Step::Restart => {
+                        world.incarnation += 1;
+                        world.number = 0;
+                        world.entries.clear();
+                    }
+                    Step::Flap => {
+                        let todo = world.follower.gone(&World::id());
+                        world.carry_out(todo);
+                        let todo = world.follower.alive(&World::id());
+                        world.carry_out(todo);
+                    }
+                }
+            }
+            for _ in 0..3 {
+                world.say(vec![], false);
+                world.answer(false);
+            }
+            prop_assert_eq!(&world.heard, &world.entries);
+            world.say(vec![("last".into(), Some(Value::from(1)))], false);
+            prop_assert_eq!(&world.heard, &world.entries);
+            prop_assert!(!world.asked);
+        }
+    }
+
+    #[test]
+    fn changes_that_come_while_a_snapshot_is_on_its_way_are_not_lost() {
+        let mut world = World::default();
+        let todo = world.follower.alive(&World::id());
+        world.carry_out(todo);
+        let before = Snapshot {
+            incarnation: 0,
+            number: 0,
+            entries: Entries::new(),
+        };
+        world.say(vec![("a".into(), Some(Value::from(1)))], false);
+        let todo = world.follower.snapshot(&World::id(), before);
+        world.carry_out(todo);
+        assert_eq!(world.heard, world.entries);
+    }
+}

@@ -1,0 +1,27 @@
+//! What every IceFlix service shares.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`api`] | the contracts: one file a service, readable on its own |
+//! | [`topics`] | key expressions and messages of the bus, built and parsed only there |
+//! | [`bus`] | the only place that touches zenoh |
+//! | [`directory`] | who is alive and whom to pick: pure, events in, decisions out |
+//! | [`membership`] | the directory kept true by what the bus says |
+//! | [`feed`] | a snapshot, then numbered changes: how a topic survives lost messages |
+//! | [`rpc`] | serving (drained on stop) and calling (in turn, with another try elsewhere) |
+//! | [`trust`] | tokens, passwords, revocations |
+//! | [`replica`] | rows that several instances of one service share |
+//! | [`config`] | file, environment and flags, in one form |
+//! | [`service`] | what the life of every service has in common |
+
+pub mod api;
+pub mod bus;
+pub mod config;
+pub mod directory;
+pub mod feed;
+pub mod membership;
+pub mod replica;
+pub mod rpc;
+pub mod service;
+pub mod topics;
+pub mod trust;

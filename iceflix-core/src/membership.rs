@@ -1,0 +1,229 @@
+//! The directory, kept true by what the bus says; and this node's own entry in everybody's.
+
+use crate::{
+    api::{
+        InstanceId, Kind, PROTOCOL,
+        main::{DirectoryVersion, DirectoryView},
+    },
+    bus::{Alive, AliveToken, Answering, Bus, BusError, Message, Subscription},
+    directory::Directory,
+    topics::{Description, Topics},
+};
+use futures::{FutureExt, StreamExt, stream::FuturesUnordered};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+use tokio::sync::watch;
+use tokio_util::task::AbortOnDropHandle;
+
+/// How long an instance may take to say how to reach it, before it is asked again.
+const ASK_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// The directory of live instances. Cheap to clone; ends with its last clone.
+#[derive(Clone)]
+pub struct Membership {
+    view: watch::Receiver<Arc<DirectoryView>>,
+    _task: Arc<AbortOnDropHandle<()>>,
+}
+
+impl Membership {
+    /// Begins to follow who is alive. Those already there appear within milliseconds.
+    ///
+    /// # Errors
+    /// When the bus is closed.
+    pub async fn follow(bus: &Bus, topics: &Topics) -> Result<Self, BusError> {
+        let described = bus.subscribe(&topics.all_availability()).await?;
+        let alive = bus.watch_alive(&topics.all_availability()).await?;
+        let following = Following {
+            bus: bus.clone(),
+            topics: topics.clone(),
+            directory: Directory::default(),
+            counter: rand::random(),
+        };
+        let (sender, view) = watch::channel(Arc::new(following.view()));
+        let task = tokio::spawn(following.run(described, alive, sender));
+        Ok(Self {
+            view,
+            _task: Arc::new(AbortOnDropHandle::new(task)),
+        })
+    }
+
+    /// The directory, now and whenever it changes.
+    pub fn watch(&self) -> watch::Receiver<Arc<DirectoryView>> {
+        self.view.clone()
+    }
+
+    /// The directory as it is now.
+    pub fn now(&self) -> Arc<DirectoryView> {
+        Arc::clone(&self.view.borrow())
+    }
+}
+
+struct Following {
+    bus: Bus,
+    topics: Topics,
+    directory: Directory,
+    counter: u64,
+}
+
+type Answer = (Kind, InstanceId, Option<Description>);
+
+impl Following {
+    fn view(&self) -> DirectoryView {
+        DirectoryView {
+            version: DirectoryVersion {
+                counter: self.counter,
+                number: self.directory.number(),
+            },
+            instances: self.directory.instances(),
+        }
+    }
+
+    async fn run(
+        mut self,
+        mut described: Subscription<Message>,
+        mut alive: Subscription<Alive>,
+        view: watch::Sender<Arc<DirectoryView>>,
+    ) {
+        let mut asking = FuturesUnordered::new();
+        loop {
+            tokio::select! {
+                event = alive.next() => {
+                    let Some(event) = event else { return };
+                    let Some((kind, instance)) = self.topics.parse_availability(&event.key) else {
+                        tracing::warn!(key = event.key, "a malformed announcement was ignored");
+                        continue;
+                    };
+                    if !event.alive {
+                        self.directory.gone(kind, &instance);
+                    } else if self.directory.alive(kind, &instance) {
+                        asking.push(ask(self.bus.clone(), event.key, kind, instance).boxed());
+                    }
+                }
+                message = described.next() => {
+                    let Some(message) = message else { return };
+                    let said = self.topics.parse_availability(&message.key);
+                    match (said, serde_json::from_slice(&message.payload)) {
+                        (Some((kind, instance)), Ok(description)) =>
+                            self.directory.described(kind, &instance, description),
+                        _ => tracing::warn!(key = message.key, "a malformed announcement was ignored"),
+                    }
+                }
+                Some((kind, instance, answer)) = asking.next() => {
+                    let answer: Answer = (kind, instance, answer);
+                    if let (kind, instance, Some(description)) = answer {
+                        self.directory.described(kind, &instance, description);
+                    } else if self.directory.wanted(kind, &answer.1) {
+                        let key = self.topics.availability(kind, &answer.1);
+                        asking.push(ask(self.bus.clone(), key, kind, answer.1).boxed());
+                    }
+                }
+            }
+            view.send_if_modified(|view| {
+                let changed = view.version.number != self.directory.number();
+                if changed {
+                    *view = Arc::new(self.view());
+                }
+                changed
+            });
+        }
+    }
+}
+
+/// Asks an instance how to reach it.
+async fn ask(bus: Bus, key: String, kind: Kind, instance: InstanceId) -> Answer {
+    let answers = bus.ask(&key, Vec::new(), ASK_TIMEOUT).await;
+    let description = answers
+        .unwrap_or_default()
+        .iter()
+        .find_map(|answer| serde_json::from_slice(&answer.payload).ok());
+    if description.is_none() {
+        // It may be between declaring itself and hearing us; do not spin on it.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    (kind, instance, description)
+}
+
+/// This node's own entry in everybody's directory.
+pub struct Announcement {
+    bus: Bus,
+    key: String,
+    description: Arc<Mutex<Description>>,
+    token: AliveToken,
+    _answering: Answering,
+}
+
+impl Announcement {
+    /// Announces a service that can be reached at `endpoint` from now on.
+    ///
+    /// # Errors
+    /// When the bus is closed.
+    pub async fn start(
+        bus: &Bus,
+        topics: &Topics,
+        kind: Kind,
+        instance: &InstanceId,
+        endpoint: SocketAddr,
+    ) -> Result<Self, BusError> {
+        let key = topics.availability(kind, instance);
+        let description = Arc::new(Mutex::new(Description {
+            endpoint,
+            pid: std::process::id(),
+            protocol: PROTOCOL,
+            load: 0,
+            draining: false,
+        }));
+        let shared = Arc::clone(&description);
+        let answering = bus
+            .answer(&key, move |_question| {
+                let encoded = encode(&shared);
+                Box::pin(std::future::ready(vec![encoded]))
+            })
+            .await?;
+        // Alive last: whoever sees the token can ask at once.
+        let token = bus.declare_alive(&key).await?;
+        Ok(Self {
+            bus: bus.clone(),
+            key,
+            description,
+            token,
+            _answering: answering,
+        })
+    }
+
+    /// Tells everyone that this instance takes nothing new any more.
+    pub async fn drain(&self) {
+        self.update(|description| description.draining = true).await;
+    }
+
+    /// Tells everyone how busy this instance is: 0 idle, 1000 at its limit.
+    pub async fn set_load(&self, load: u16) {
+        self.update(|description| description.load = load.min(1000))
+            .await;
+    }
+
+    async fn update(&self, change: impl FnOnce(&mut Description)) {
+        change(
+            &mut self
+                .description
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+        );
+        if let Err(error) = self.bus.publish(&self.key, encode(&self.description)).await {
+            tracing::debug!(%error, "the change of this instance's state was not published");
+        }
+    }
+
+    /// Says goodbye: nobody hands this instance out from now on.
+    pub async fn withdraw(self) {
+        self.token.withdraw().await;
+    }
+}
+
+fn encode(description: &Mutex<Description>) -> Vec<u8> {
+    let description = description.lock().unwrap_or_else(PoisonError::into_inner);
+    // Numbers, flags and an address: JSON holds them all.
+    serde_json::to_vec(&*description).unwrap_or_default()
+}

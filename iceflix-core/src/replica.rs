@@ -1,0 +1,249 @@
+//! Rows that several instances of one service share.
+//!
+//! Every instance has them all: in memory to read, in SQLite to keep. A write gets a stamp of the
+//! hybrid logical clock; of two writes to a row the later stamp wins, everywhere. A removed row
+//! stays as a tombstone. An instance that joins takes the others' rows, then follows their changes
+//! ([`crate::feed`]). Always writable, converges, not linearisable.
+
+mod rows;
+mod store;
+
+pub use rows::{Row, Rows, Stamp};
+pub use store::StoreError;
+
+use crate::{
+    api::{InstanceId, Kind},
+    bus::{Bus, BusError},
+    feed::{self, Heard, Hearer, Speaker},
+    topics::{Entries, FeedTopic, Topics},
+};
+use serde_json::Value;
+use std::{
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+use store::Store;
+use tokio::sync::mpsc;
+use tokio_util::task::AbortOnDropHandle;
+
+/// How long peers may take to say a row that is missing here.
+const LOOK_UP: Duration = Duration::from_millis(300);
+
+/// A row's key and its new value; `None` when it was removed.
+pub type RowChange = (String, Option<Value>);
+
+/// A replica could not be opened or written.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplicaError {
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The bus.
+    #[error(transparent)]
+    Bus(#[from] BusError),
+}
+
+/// This instance's copy of the rows. Cheap to clone.
+#[derive(Clone)]
+pub struct Replica {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    rows: Mutex<Rows>,
+    clock: uhlc::HLC,
+    store: Store,
+    speaker: Speaker,
+    bus: Bus,
+    topic: FeedTopic,
+    changed: mpsc::UnboundedSender<Vec<RowChange>>,
+    hearing: Mutex<Option<(Hearer, AbortOnDropHandle<()>)>>,
+}
+
+impl Replica {
+    /// Opens the database (made if there is none), takes what peers have that it lacks, and
+    /// follows them. What changes from then on, here or elsewhere, comes out of the channel.
+    ///
+    /// # Errors
+    /// When the database cannot be opened or the bus is closed.
+    pub async fn open(
+        database: &Path,
+        bus: &Bus,
+        topics: &Topics,
+        kind: Kind,
+        instance: &InstanceId,
+    ) -> Result<(Self, mpsc::UnboundedReceiver<Vec<RowChange>>), ReplicaError> {
+        let (store, rows) = Store::open(database).await?;
+        let topic = topics.rows(kind);
+        let speaker = Speaker::start(bus, &topic, instance, rows.entries()).await?;
+        let (changed, changes) = mpsc::unbounded_channel();
+        let inner = Arc::new(Inner {
+            clock: uhlc::HLCBuilder::new()
+                .with_id(rows::clock_id(instance))
+                .build(),
+            rows: Mutex::new(rows),
+            store,
+            speaker,
+            bus: bus.clone(),
+            topic: topic.clone(),
+            changed,
+            hearing: Mutex::new(None),
+        });
+        let (hearer, mut heard) =
+            Hearer::follow(bus, topics, topic, Some(instance.clone())).await?;
+        while let Ok(heard) = heard.try_recv() {
+            inner.hear(heard).await;
+        }
+        let weak = Arc::downgrade(&inner);
+        let task = tokio::spawn(async move {
+            while let Some(heard) = heard.recv().await {
+                let Some(inner) = weak.upgrade() else { return };
+                inner.hear(heard).await;
+            }
+        });
+        *lock(&inner.hearing) = Some((hearer, AbortOnDropHandle::new(task)));
+        Ok((Self { inner }, changes))
+    }
+
+    /// A row's value.
+    pub fn get(&self, key: &str) -> Option<Value> {
+        lock(&self.inner.rows).get(key).cloned()
+    }
+
+    /// The rows whose keys begin so, in the keys' order.
+    pub fn scan(&self, prefix: &str) -> Vec<(String, Value)> {
+        let rows = lock(&self.inner.rows);
+        rows.scan(prefix)
+            .map(|(key, value)| (key.to_owned(), value.clone()))
+            .collect()
+    }
+
+    /// A row's value, from a peer if it is not here: what was written at another instance a
+    /// moment ago may not have arrived.
+    pub async fn get_or_ask(&self, key: &str) -> Option<Value> {
+        if let Some(value) = self.get(key) {
+            return Some(value);
+        }
+        let inner = &self.inner;
+        for (_, entries) in feed::look_up(&inner.bus, &inner.topic, &[key], LOOK_UP).await {
+            inner.merge(entries).await;
+        }
+        self.get(key)
+    }
+
+    /// Sets (`Some`) or removes (`None`) rows. On disk here when it returns, and on its way to the
+    /// others.
+    ///
+    /// # Errors
+    /// When the database cannot be written; nothing is changed then.
+    pub async fn put(&self, changes: Vec<RowChange>) -> Result<(), StoreError> {
+        let written: Vec<(String, Row)> = {
+            let rows = lock(&self.inner.rows);
+            let stamped = changes.into_iter().map(|(key, value)| {
+                let stamp = rows.stamp_after(&key, &self.inner.clock.new_timestamp());
+                (key, Row { stamp, value })
+            });
+            stamped.collect()
+        };
+        self.write(written).await
+    }
+
+    /// Sets rows that were never written by anybody: as if at the beginning of time, so that any
+    /// write that is or was made elsewhere, a removal too, wins over them.
+    ///
+    /// # Errors
+    /// When the database cannot be written; nothing is changed then.
+    pub async fn put_first(&self, rows: Vec<(String, Value)>) -> Result<(), StoreError> {
+        let stamp = Stamp::first(self.inner.clock.get_id());
+        let missing = |(key, _): &(String, Value)| lock(&self.inner.rows).lacks(key, &stamp);
+        let rows = rows.into_iter().filter(missing).map(|(key, value)| {
+            let row = Row {
+                stamp: stamp.clone(),
+                value: Some(value),
+            };
+            (key, row)
+        });
+        self.write(rows.collect()).await
+    }
+
+    async fn write(&self, written: Vec<(String, Row)>) -> Result<(), StoreError> {
+        let inner = &self.inner;
+        inner.store.write(written.clone()).await?;
+        let newer = {
+            // The speaker takes them in the rows' order: of two writes to a row that pass here at
+            // once, the one that won stands in both.
+            let mut rows = lock(&inner.rows);
+            let newer = rows.merge(written);
+            let said = newer
+                .iter()
+                .map(|(key, row)| (key.clone(), Some(row.to_value())));
+            inner.speaker.change(said.collect());
+            newer
+        };
+        inner.tell(newer);
+        Ok(())
+    }
+}
+
+impl Inner {
+    async fn hear(&self, heard: Heard) {
+        match heard {
+            Heard::Everything(_, entries) => self.merge(entries).await,
+            Heard::Changed(_, changes) => {
+                let set = changes.into_iter();
+                self.merge(set.filter_map(|(key, value)| Some((key, value?))).collect())
+                    .await;
+            }
+            Heard::Gone(_) => {}
+        }
+    }
+
+    /// Takes in what a peer has and we lack.
+    async fn merge(&self, entries: Entries) {
+        let newer: Vec<(String, Row)> = {
+            let rows = lock(&self.rows);
+            let theirs = entries
+                .into_iter()
+                .filter_map(|(key, value)| Some((key, Row::from_value(&value)?)));
+            theirs
+                .filter(|(key, row)| rows.lacks(key, &row.stamp))
+                .collect()
+        };
+        if newer.is_empty() {
+            return;
+        }
+        for (_, row) in &newer {
+            if let Some(stamp) = row.stamp.timestamp()
+                && let Err(error) = self.clock.update_with_timestamp(&stamp)
+            {
+                tracing::warn!(%error, "a peer's clock is ahead of ours");
+            }
+        }
+        if let Err(error) = self.store.write(newer.clone()).await {
+            // They stay in memory, and come again with the next snapshot after a restart.
+            tracing::error!(%error, "rows from a peer could not be kept");
+        }
+        let newer = {
+            let mut rows = lock(&self.rows);
+            let newer = rows.merge(newer);
+            let held = newer.iter().map(|(key, row)| (key.clone(), row.to_value()));
+            self.speaker.hold(held.collect());
+            newer
+        };
+        self.tell(newer);
+    }
+
+    fn tell(&self, newer: Vec<(String, Row)>) {
+        if !newer.is_empty() {
+            let changes = newer.into_iter().map(|(key, row)| (key, row.value));
+            // Nobody listens any more only when the service is stopping.
+            let _ = self.changed.send(changes.collect());
+        }
+    }
+}
+
+/// The rows are changed in single steps, so a panic elsewhere cannot have left them half changed.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,25 @@
+//! Requests: serving them until the last is answered, and calling with another try elsewhere.
+//!
+//! Every request is a tarpc call in bincode frames of at most 1 MiB. [`link`] is the one place
+//! that opens and accepts connections, so that encrypting them touches no service.
+
+pub mod call;
+pub mod cluster;
+mod codec;
+pub mod link;
+pub mod serve;
+
+pub use call::{CallError, Caller, Effort, Stub};
+pub use cluster::Cluster;
+pub use link::{Peer, Security};
+pub use serve::{Listener, ServerLink};
+
+use std::time::{Duration, Instant};
+
+/// How long a handler that waits for something may wait: until shortly before its caller's
+/// deadline, so that the answer still arrives in time.
+pub fn patience(context: &tarpc::context::Context) -> Duration {
+    let left = context.deadline.saturating_duration_since(Instant::now());
+    left.saturating_sub(Duration::from_millis(200))
+        .max(left / 2)
+}

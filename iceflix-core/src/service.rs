@@ -1,0 +1,303 @@
+//! What the life of every service has in common: configuration, logs, signals, and the order in
+//! which it starts and stops.
+
+use crate::{
+    api::{InstanceId, Kind},
+    bus::{Bus, BusConfig, BusError},
+    config::{self, Common, ConfigError, LogFormat, ServiceConfig},
+    membership::{Announcement, Membership},
+    rpc::{Listener, Peer, Security, ServerLink, serve::BindError},
+    topics::Topics,
+    trust::Verifier,
+};
+use futures::Stream;
+use nix::{
+    errno::Errno,
+    fcntl::{Flock, FlockArg},
+};
+use serde::{Deserialize, Serialize};
+use std::{
+    fs::File, io::IsTerminal, net::SocketAddr, path::Path, path::PathBuf, process::ExitCode,
+};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    task::JoinHandle,
+};
+use tokio_util::sync::CancellationToken;
+
+/// A service could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Its address is not to be had.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The bus is not to be had.
+    #[error(transparent)]
+    Bus(#[from] BusError),
+    /// Another instance uses the state directory.
+    #[error(
+        "the state directory {0} is in use by another instance; give each its own with `state_dir`"
+    )]
+    StateInUse(PathBuf),
+    /// Its state directory cannot be made.
+    #[error("the state directory {path} cannot be used: {source}")]
+    State {
+        /// Which directory.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// A service that runs: it can be reached from the moment `bind` returns.
+pub trait Server: Sized + Send {
+    /// What it is told.
+    type Config: ServiceConfig;
+
+    /// Starts it.
+    fn bind(config: Self::Config) -> impl Future<Output = anyhow::Result<Self>>;
+    /// Where it answers.
+    fn address(&self) -> SocketAddr;
+    /// Stops it: takes nothing new, finishes what it has, says goodbye.
+    fn shutdown(self) -> impl Future<Output = ()>;
+}
+
+/// The whole `main` of a service: reads the configuration, starts it, waits for SIGINT or SIGTERM,
+/// and stops it. A second signal ends the process at once.
+pub fn run<S: Server>() -> ExitCode {
+    let config: S::Config = match config::load(std::env::args_os()) {
+        Ok(config) => config,
+        // Help and version are errors of clap's, too; it knows where they go.
+        Err(ConfigError::Arguments(error)) => error.exit(),
+        Err(error) => {
+            eprintln!("{error}");
+            return ExitCode::from(2);
+        }
+    };
+    init_logs(config.common());
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("no threads to run on: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    runtime.block_on(live::<S>(config))
+}
+
+async fn live<S: Server>(config: S::Config) -> ExitCode {
+    let kind = S::Config::KIND;
+    let (mut interrupt, mut terminate) = match (
+        signal(SignalKind::interrupt()),
+        signal(SignalKind::terminate()),
+    ) {
+        (Ok(interrupt), Ok(terminate)) => (interrupt, terminate),
+        (Err(error), _) | (_, Err(error)) => {
+            tracing::error!(%error, "signals cannot be heard");
+            return ExitCode::FAILURE;
+        }
+    };
+    let server = tokio::select! {
+        server = S::bind(config) => server,
+        () = either(&mut interrupt, &mut terminate) => return ExitCode::SUCCESS,
+    };
+    let server = match server {
+        Ok(server) => server,
+        Err(error) => {
+            tracing::error!("{kind} cannot start: {error:#}");
+            return ExitCode::FAILURE;
+        }
+    };
+    tracing::info!(address = %server.address(), pid = std::process::id(), "{kind} is ready");
+    either(&mut interrupt, &mut terminate).await;
+    tracing::info!("stopping; a second signal ends at once");
+    tokio::select! {
+        () = server.shutdown() => {
+            tracing::info!("stopped");
+            ExitCode::SUCCESS
+        }
+        () = either(&mut interrupt, &mut terminate) => {
+            tracing::warn!("ended at once");
+            // Nothing is waited for any more, not even threads that hash or write.
+            std::process::exit(130)
+        }
+    }
+}
+
+async fn either(interrupt: &mut Signal, terminate: &mut Signal) {
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+}
+
+fn init_logs(config: &Common) {
+    use tracing_subscriber::{EnvFilter, fmt};
+    // tarpc warns of each client that hangs up in the middle, which is not ours to mend.
+    let filter = format!("{},zenoh=warn,zenoh::net::runtime::orchestrator=error,tarpc=error", config.log);
+    let (filter, bad) = match EnvFilter::try_new(&filter) {
+        Ok(filter) => (filter, None),
+        Err(error) => (EnvFilter::new("info,zenoh=warn,zenoh::net::runtime::orchestrator=error,tarpc=error"), Some(error)),
+    };
+    let logs = fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match config.log_format {
+        LogFormat::Text => logs.with_ansi(std::io::stderr().is_terminal()).init(),
+        LogFormat::Json => logs.json().init(),
+    }
+    if let Some(error) = bad {
+        tracing::warn!(%error, log = config.log, "`log` is not a filter; logging at info");
+    }
+}
+
+/// Makes the state directory, and keeps other instances of the kind out of it. Done once, before
+/// anything runs that a slow disk could hold up.
+fn lock_state(kind: Kind, directory: &Path) -> Result<Flock<File>, StartError> {
+    let failed = |source| StartError::State {
+        path: directory.to_owned(),
+        source,
+    };
+    std::fs::create_dir_all(directory).map_err(failed)?;
+    let file = File::create(directory.join(format!("{kind}.lock"))).map_err(failed)?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| match error {
+        Errno::EWOULDBLOCK => StartError::StateInUse(directory.to_owned()),
+        error => failed(error.into()),
+    })
+}
+
+/// A node of the cluster: what every service stands on.
+pub struct Node {
+    /// What it is.
+    pub kind: Kind,
+    /// Its name.
+    pub instance: InstanceId,
+    /// The bus.
+    pub bus: Bus,
+    /// The keys on the bus.
+    pub topics: Topics,
+    /// Who is alive.
+    pub membership: Membership,
+    /// Who may do what.
+    pub verifier: Verifier,
+    /// The directory for what must survive a restart; it exists.
+    pub state_dir: PathBuf,
+    state_lock: Flock<File>,
+    /// Cancelled when the service stops: what waits on behalf of callers ends with it.
+    pub stop: CancellationToken,
+    listener: Listener,
+}
+
+impl Node {
+    /// Takes the address to listen on, joins the bus, and hears who is alive and what was revoked.
+    /// Nobody sees this node yet: [`Node::serve`] announces it.
+    ///
+    /// # Errors
+    /// Says which of these could not be done.
+    pub async fn join(kind: Kind, config: &Common) -> Result<Self, StartError> {
+        let state_dir = config.state_dir.clone();
+        let state_lock = lock_state(kind, &state_dir)?;
+        let listener = Listener::bind(config.listen, Security::default()).await?;
+        let cluster = config.cluster.as_str();
+        let bus = Bus::open(&BusConfig {
+            cluster: cluster.to_owned(),
+            listen: config.bus_listen.clone(),
+            connect: config.bus_connect.clone(),
+            scouting: config.bus_scouting,
+            interface: config.bus_interface.clone(),
+        })
+        .await?;
+        let topics = Topics::new(cluster);
+        let instance = config.instance_name(kind);
+        let membership = Membership::follow(&bus, &topics).await?;
+        let itself = (kind == Kind::Auth).then(|| instance.clone());
+        let verifier = Verifier::follow(&bus, &topics, itself).await?;
+        Ok(Self {
+            kind,
+            instance,
+            bus,
+            topics,
+            membership,
+            verifier,
+            state_dir,
+            state_lock,
+            stop: CancellationToken::new(),
+            listener,
+        })
+    }
+
+    /// Where it answers (or will).
+    pub fn address(&self) -> SocketAddr {
+        self.listener.address()
+    }
+
+    /// Serves and announces the service. See [`Listener::serve`] for `handle`.
+    ///
+    /// # Errors
+    /// When the bus is closed.
+    pub async fn serve<Req, Resp, H, S, F>(self, handle: H) -> Result<Running, StartError>
+    where
+        Req: for<'a> Deserialize<'a> + Send + 'static,
+        Resp: Serialize + Send + 'static,
+        H: Fn(Peer, ServerLink<Req, Resp>) -> S + Clone + Send + Sync + 'static,
+        S: Stream<Item = F> + Send + 'static,
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let address = self.listener.address();
+        let serving = tokio::spawn(self.listener.serve(self.stop.clone(), handle));
+        let announcement =
+            Announcement::start(&self.bus, &self.topics, self.kind, &self.instance, address)
+                .await?;
+        Ok(Running {
+            address,
+            instance: self.instance,
+            bus: self.bus,
+            _membership: self.membership,
+            _state_lock: self.state_lock,
+            announcement,
+            stop: self.stop,
+            serving,
+        })
+    }
+}
+
+/// A service that is announced and answers.
+pub struct Running {
+    /// Where it answers.
+    pub address: SocketAddr,
+    /// Its name.
+    pub instance: InstanceId,
+    /// The bus, which is closed last.
+    pub bus: Bus,
+    /// Kept, so that whoever watches it need not.
+    _membership: Membership,
+    _state_lock: Flock<File>,
+    announcement: Announcement,
+    stop: CancellationToken,
+    serving: JoinHandle<()>,
+}
+
+impl Running {
+    /// Its own entry in everybody's directory.
+    pub fn announcement(&self) -> &Announcement {
+        &self.announcement
+    }
+
+    /// Stops answering: in the reverse of the start. What the service itself has started is to be
+    /// stopped between this and [`Bus::close`].
+    pub async fn drain(self) -> Bus {
+        // Nobody sends anything new from here on …
+        self.announcement.drain().await;
+        self.announcement.withdraw().await;
+        // … and what was asked is still answered.
+        self.stop.cancel();
+        if let Err(error) = self.serving.await {
+            tracing::error!(%error, "serving ended badly");
+        }
+        self.bus
+    }
+
+    /// Stops altogether.
+    pub async fn shutdown(self) {
+        self.drain().await.close().await;
+    }
+}

@@ -1,0 +1,31 @@
+//! Trust: tokens, sessions, passwords, and what was revoked.
+//!
+//! A *session* (7 days) is a key pair that the client made at login. With it the client proves
+//! itself to any authenticator and gets *tokens* (30 s), which every service verifies by itself:
+//! [`Verifier`] holds the authenticators' public keys and what they revoked.
+
+pub mod keys;
+pub mod password;
+pub mod session;
+pub mod token;
+mod verifier;
+
+pub use session::{Purpose, SessionKey};
+pub use token::Identity;
+pub use verifier::Verifier;
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// How long a token is good.
+pub const TOKEN_LIFETIME: Duration = Duration::from_secs(30);
+
+/// How long a session is good.
+pub const SESSION_LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// Now, as the time since 1970.
+pub fn now() -> Duration {
+    // A clock before 1970 makes everything expired, which is the safe side.
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+}

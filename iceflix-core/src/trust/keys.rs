@@ -1,0 +1,184 @@
+//! Ed25519 keys, and PASETO v4.public texts signed with them.
+
+use pasetors::{
+    Public,
+    keys::{AsymmetricKeyPair, AsymmetricPublicKey, AsymmetricSecretKey, Generate},
+    token::UntrustedToken,
+    version4::{PublicToken, V4},
+};
+use serde::{Serialize, de::DeserializeOwned};
+use std::{
+    fmt,
+    io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+};
+
+/// The longest signed text that is looked at, in bytes.
+const MAX_SIGNED: usize = 4096;
+
+/// A private key. Never shown.
+#[derive(Clone)]
+pub struct SigningKey {
+    secret: AsymmetricSecretKey<V4>,
+    public: VerifyingKey,
+}
+
+/// A public key: 32 bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct VerifyingKey(pub [u8; 32]);
+
+/// A signed text that cannot be believed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not a signed text, or not signed with this key")]
+pub struct BadSignature;
+
+/// A key could not be made, read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    /// The file system refused.
+    #[error("key file {path}: {source}")]
+    File {
+        /// Which file.
+        path: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// What is there is not a key.
+    #[error("{0} does not hold a private key; restore it, or remove it to make a new one")]
+    Malformed(String),
+    /// The operating system gave no random numbers.
+    #[error("no random numbers for a new key")]
+    Random,
+}
+
+impl fmt::Debug for SigningKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SigningKey(…)")
+    }
+}
+
+impl fmt::Debug for VerifyingKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "VerifyingKey({})", hex::encode(self.0))
+    }
+}
+
+impl SigningKey {
+    /// A new one.
+    ///
+    /// # Errors
+    /// When the operating system gives no random numbers.
+    pub fn generate() -> Result<Self, KeyError> {
+        let pair = AsymmetricKeyPair::<V4>::generate().map_err(|_| KeyError::Random)?;
+        Self::from_bytes(pair.secret.as_bytes()).ok_or(KeyError::Random)
+    }
+
+    /// The key that [`SigningKey::to_bytes`] gave; `None` when these are not its bytes.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let secret = AsymmetricSecretKey::<V4>::from(bytes).ok()?;
+        // The seed, then the public key (the form that PASERK k4.secret has too).
+        let public = VerifyingKey(bytes.get(32..64)?.try_into().ok()?);
+        Some(Self { secret, public })
+    }
+
+    /// The key as 64 bytes, for a file that only its owner can read.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        self.secret.as_bytes().to_vec()
+    }
+
+    /// The key in a file (hexadecimal, mode 0600), made if there is none.
+    ///
+    /// # Errors
+    /// When the file cannot be read or written, or does not hold a key.
+    pub fn load_or_create(path: &Path) -> Result<Self, KeyError> {
+        let failed = |source| KeyError::File {
+            path: path.display().to_string(),
+            source,
+        };
+        match std::fs::read_to_string(path) {
+            Ok(text) => hex::decode(text.trim())
+                .ok()
+                .and_then(|bytes| Self::from_bytes(&bytes))
+                .ok_or_else(|| KeyError::Malformed(path.display().to_string())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let key = Self::generate()?;
+                let mut file = std::fs::OpenOptions::new()
+                    .write(true)
+                    .create_new(true)
+                    .mode(0o600)
+                    .open(path)
+                    .map_err(failed)?;
+                writeln!(file, "{}", hex::encode(key.to_bytes())).map_err(failed)?;
+                file.sync_all().map_err(failed)?;
+                Ok(key)
+            }
+            Err(error) => Err(failed(error)),
+        }
+    }
+
+    /// The public half.
+    pub fn public(&self) -> VerifyingKey {
+        self.public
+    }
+
+    /// Signs claims; the footer is readable (and signed) without the key.
+    pub(super) fn sign<T: Serialize>(&self, claims: &T, footer: &str) -> Option<String> {
+        let message = serde_json::to_vec(claims).ok()?;
+        PublicToken::sign(&self.secret, &message, Some(footer.as_bytes()), None).ok()
+    }
+}
+
+/// A signed text, taken apart but not yet believed.
+pub(super) struct Signed(UntrustedToken<Public, V4>);
+
+impl Signed {
+    /// Takes a text apart.
+    pub(super) fn parse(text: &str) -> Result<Self, BadSignature> {
+        if text.len() > MAX_SIGNED {
+            return Err(BadSignature);
+        }
+        UntrustedToken::try_from(text)
+            .map(Self)
+            .map_err(|_| BadSignature)
+    }
+
+    /// The footer, which says which key to try.
+    pub(super) fn footer(&self) -> &str {
+        std::str::from_utf8(self.0.untrusted_footer()).unwrap_or_default()
+    }
+
+    /// The claims, if this key signed them.
+    pub(super) fn verify<T: DeserializeOwned>(
+        &self,
+        key: &VerifyingKey,
+    ) -> Result<T, BadSignature> {
+        let key = AsymmetricPublicKey::<V4>::from(&key.0).map_err(|_| BadSignature)?;
+        let trusted = PublicToken::verify(&key, &self.0, None, None).map_err(|_| BadSignature)?;
+        serde_json::from_str(trusted.payload()).map_err(|_| BadSignature)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_key_file_is_private_and_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("key");
+        let made = SigningKey::load_or_create(&path).unwrap();
+        let read = SigningKey::load_or_create(&path).unwrap();
+        assert_eq!(made.public(), read.public());
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        assert!(!format!("{made:?}").contains(&hex::encode(made.to_bytes())));
+        std::fs::write(&path, "nonsense").unwrap();
+        assert!(matches!(
+            SigningKey::load_or_create(&path),
+            Err(KeyError::Malformed(_))
+        ));
+    }
+}

@@ -1,0 +1,303 @@
+//! What a service needs to judge a token by itself: keys, and what was revoked.
+
+use super::{
+    keys::VerifyingKey,
+    now,
+    token::{self, Identity},
+};
+use crate::{
+    api::{InstanceId, SessionId, TokenError, auth::Token},
+    bus::{Bus, BusError},
+    feed::{self, Heard, Hearer},
+    topics::{AuthenticationFact, Topics},
+};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::{Arc, PoisonError, RwLock},
+    time::{Duration, Instant},
+};
+use tokio::sync::{Mutex, watch};
+use tokio_util::task::AbortOnDropHandle;
+
+/// How often an unknown signer is asked for, at most: nonsense tokens must not flood the bus.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+
+/// Judges tokens. Cheap to clone.
+///
+/// It refuses everything until it has heard an authenticator: keys and revocations come in one
+/// snapshot, so no key is ever known without what was revoked.
+#[derive(Clone)]
+pub struct Verifier {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    cluster: String,
+    known: RwLock<Known>,
+    changes: watch::Sender<u64>,
+    hearer: Option<Following>,
+}
+
+struct Following {
+    hearer: Hearer,
+    asked: Mutex<Option<Instant>>,
+    _task: AbortOnDropHandle<()>,
+}
+
+/// What each authenticator said, and what follows from all of it.
+#[derive(Default)]
+struct Known {
+    said: BTreeMap<InstanceId, BTreeMap<String, AuthenticationFact>>,
+    keys: HashSet<VerifyingKey>,
+    ended: HashSet<SessionId>,
+    epochs: HashMap<String, u64>,
+}
+
+impl Known {
+    fn learn(&mut self, heard: Heard) {
+        match heard {
+            Heard::Everything(speaker, entries) => {
+                let facts = entries
+                    .into_iter()
+                    .filter_map(|(name, value)| Some((name.clone(), feed::read(&name, value)?)));
+                self.said.insert(speaker, facts.collect());
+            }
+            Heard::Changed(speaker, changes) => {
+                let facts = self.said.entry(speaker).or_default();
+                for (name, value) in changes {
+                    match value {
+                        Some(value) => {
+                            if let Some(fact) = feed::read(&name, value) {
+                                facts.insert(name, fact);
+                            }
+                        }
+                        None => drop(facts.remove(&name)),
+                    }
+                }
+            }
+            // What it signed and revoked stays so.
+            Heard::Gone(_) => return,
+        }
+        self.keys.clear();
+        self.ended.clear();
+        self.epochs.clear();
+        for fact in self.said.values().flat_map(BTreeMap::values) {
+            match fact {
+                AuthenticationFact::Key(key) => {
+                    let mut bytes = [0; 32];
+                    if hex::decode_to_slice(key, &mut bytes).is_ok() {
+                        self.keys.insert(VerifyingKey(bytes));
+                    }
+                }
+                AuthenticationFact::SessionEnded { session } => drop(self.ended.insert(*session)),
+                AuthenticationFact::UserEpoch { user, epoch } => {
+                    let known = self.epochs.entry(user.clone()).or_default();
+                    *known = (*known).max(*epoch);
+                }
+            }
+        }
+    }
+
+    fn revoked(&self, identity: &Identity) -> bool {
+        let epoch = self.epochs.get(&identity.user).copied().unwrap_or(0);
+        self.ended.contains(&identity.session) || identity.epoch < epoch
+    }
+}
+
+impl Verifier {
+    /// Follows what the cluster's authenticators say; all but `except`, which an authenticator
+    /// sets to itself. Returns once those alive were heard.
+    ///
+    /// # Errors
+    /// When the bus is closed.
+    pub async fn follow(
+        bus: &Bus,
+        topics: &Topics,
+        except: Option<InstanceId>,
+    ) -> Result<Self, BusError> {
+        let (hearer, mut heard) =
+            Hearer::follow(bus, topics, topics.authentication(), except).await?;
+        let (changes, _) = watch::channel(0);
+        let mut known = Known::default();
+        while let Ok(heard) = heard.try_recv() {
+            known.learn(heard);
+        }
+        let inner = Arc::new_cyclic(|inner: &std::sync::Weak<Inner>| {
+            let weak = inner.clone();
+            let task = tokio::spawn(async move {
+                while let Some(heard) = heard.recv().await {
+                    let Some(inner) = weak.upgrade() else { return };
+                    inner.learn(heard);
+                }
+            });
+            Inner {
+                cluster: topics.cluster().to_owned(),
+                known: RwLock::new(known),
+                changes,
+                hearer: Some(Following {
+                    hearer,
+                    asked: Mutex::new(None),
+                    _task: AbortOnDropHandle::new(task),
+                }),
+            }
+        });
+        Ok(Self { inner })
+    }
+
+    /// One that hears only what it is told with [`Verifier::learn`].
+    pub fn deaf(cluster: &str) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                cluster: cluster.to_owned(),
+                known: RwLock::default(),
+                changes: watch::channel(0).0,
+                hearer: None,
+            }),
+        }
+    }
+
+    /// Takes in what an authenticator said. An authenticator tells its own so at once what the
+    /// others hear over the bus.
+    pub fn learn(&self, heard: Heard) {
+        self.inner.learn(heard);
+    }
+
+    /// Whose token this is. When its signer is unknown, the authenticators are asked first: it may
+    /// have come to life just now.
+    ///
+    /// # Errors
+    /// Says what is wrong with the token.
+    pub async fn check(&self, token: &Token) -> Result<Identity, TokenError> {
+        match self.check_now(token) {
+            Err(TokenError::UnknownSigner) => {
+                self.inner.ask().await;
+                self.check_now(token)
+            }
+            result => result,
+        }
+    }
+
+    /// Whose token this is, as far as is known now.
+    ///
+    /// # Errors
+    /// Says what is wrong with the token.
+    pub fn check_now(&self, token: &Token) -> Result<Identity, TokenError> {
+        let known = self.inner.known.read();
+        let known = known.unwrap_or_else(PoisonError::into_inner);
+        let is_known = |key: &VerifyingKey| known.keys.contains(key);
+        let identity = token::verify(token, &self.inner.cluster, is_known, now())?;
+        if known.revoked(&identity) {
+            return Err(TokenError::Revoked);
+        }
+        Ok(identity)
+    }
+
+    /// Whether what this identity rests on was revoked since.
+    pub fn is_revoked(&self, identity: &Identity) -> bool {
+        let known = self.inner.known.read();
+        known
+            .unwrap_or_else(PoisonError::into_inner)
+            .revoked(identity)
+    }
+
+    /// Changes whenever something was learned.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.inner.changes.subscribe()
+    }
+}
+
+impl Inner {
+    fn learn(&self, heard: Heard) {
+        self.known
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .learn(heard);
+        self.changes
+            .send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    async fn ask(&self) {
+        let Some(following) = &self.hearer else {
+            return;
+        };
+        let mut changes = self.changes.subscribe();
+        let mut asked = following.asked.lock().await;
+        if asked.is_some_and(|asked| asked.elapsed() < ASK_AGAIN) {
+            return;
+        }
+        following.hearer.refresh().await;
+        // What was heard is on its way through the channel.
+        let _ = tokio::time::timeout(Duration::from_millis(100), changes.changed()).await;
+        *asked = Some(Instant::now());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{api::auth::Role, trust::keys::SigningKey};
+
+    fn fact(fact: &AuthenticationFact) -> (String, Option<serde_json::Value>) {
+        (fact.name(), serde_json::to_value(fact).ok())
+    }
+
+    fn setting() -> (SigningKey, Verifier, InstanceId, Token, SessionId) {
+        let key = SigningKey::generate().unwrap();
+        let session = SessionId::random();
+        let token = token::issue(&key, "home", "ada", session, Role::User, 3, now()).unwrap();
+        let verifier = Verifier::deaf("home");
+        (key, verifier, "auth-1".parse().unwrap(), token, session)
+    }
+
+    #[tokio::test]
+    async fn nothing_is_believed_before_an_authenticator_was_heard() {
+        let (key, verifier, auth, token, _) = setting();
+        assert_eq!(verifier.check(&token).await, Err(TokenError::UnknownSigner));
+        let said = fact(&AuthenticationFact::Key(hex::encode(key.public().0)));
+        verifier.learn(Heard::Changed(auth.clone(), vec![said]));
+        assert_eq!(verifier.check(&token).await.unwrap().user, "ada");
+        verifier.learn(Heard::Gone(auth));
+        assert!(verifier.check(&token).await.is_ok(), "until it expires");
+    }
+
+    #[tokio::test]
+    async fn revoking_ends_exactly_what_it_names() {
+        let (key, verifier, auth, token, session) = setting();
+        let other = SessionId::random();
+        let others = token::issue(&key, "home", "bob", other, Role::User, 0, now()).unwrap();
+        let said = fact(&AuthenticationFact::Key(hex::encode(key.public().0)));
+        verifier.learn(Heard::Changed(auth.clone(), vec![said]));
+        let identity = verifier.check_now(&token).unwrap();
+
+        let ended = fact(&AuthenticationFact::SessionEnded { session });
+        verifier.learn(Heard::Changed(auth.clone(), vec![ended.clone()]));
+        assert_eq!(verifier.check_now(&token), Err(TokenError::Revoked));
+        assert!(verifier.is_revoked(&identity));
+        assert!(verifier.check_now(&others).is_ok());
+
+        verifier.learn(Heard::Changed(auth.clone(), vec![(ended.0, None)]));
+        assert!(verifier.check_now(&token).is_ok());
+        for (epoch, good) in [(3, true), (4, false)] {
+            let user = "ada".to_owned();
+            let raised = fact(&AuthenticationFact::UserEpoch { user, epoch });
+            verifier.learn(Heard::Changed(auth.clone(), vec![raised]));
+            assert_eq!(verifier.check_now(&token).is_ok(), good, "epoch {epoch}");
+            assert!(verifier.check_now(&others).is_ok());
+        }
+    }
+
+    #[test]
+    fn a_lower_epoch_from_another_authenticator_takes_nothing_back() {
+        let (key, verifier, auth, token, _) = setting();
+        let user = "ada".to_owned();
+        let raised = fact(&AuthenticationFact::UserEpoch {
+            user: user.clone(),
+            epoch: 9,
+        });
+        let stale = fact(&AuthenticationFact::UserEpoch { user, epoch: 0 });
+        let said = fact(&AuthenticationFact::Key(hex::encode(key.public().0)));
+        verifier.learn(Heard::Changed(auth, vec![said, raised]));
+        verifier.learn(Heard::Changed("auth-2".parse().unwrap(), vec![stale]));
+        assert_eq!(verifier.check_now(&token), Err(TokenError::Revoked));
+    }
+}

@@ -1,0 +1,329 @@
+//! The RTSP server on a thread of its own: accepting, ending streams, and the sweep of silent
+//! sessions.
+
+use super::{
+    DeliveryConfig, DeliveryError,
+    film::{FilmFactory, FilmSource},
+    player::{PlayerClient, PlayerServer, mount_path, session_plays},
+};
+use gst::glib;
+use gst_rtsp_server::{
+    RTSPFilterResult, RTSPMountPoints, RTSPSession, RTSPSessionPool, RTSPThreadPool, gio,
+    gio::prelude::*, prelude::*,
+};
+use iceflix_core::api::StreamId;
+use nix::libc;
+use std::{
+    collections::HashMap,
+    net::{SocketAddr, TcpListener},
+    sync::{Mutex, MutexGuard, PoisonError, mpsc},
+    thread::JoinHandle,
+    time::Duration,
+};
+use tokio::sync::oneshot;
+
+/// How often silent sessions are looked for.
+const SWEEP: Duration = Duration::from_secs(5);
+/// How long a connection's thread may take to end a stream. The stream's packets have stopped
+/// before; a thread takes longer only while a disk does not answer.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// The largest body of a request, in bytes.
+const REQUEST_BODY: u32 = 64 << 10;
+/// File descriptors that one UDP session can need: 29 were counted.
+const DESCRIPTORS_PER_SESSION: u64 = 32;
+
+/// The running server.
+pub(super) struct Engine {
+    local_addr: SocketAddr,
+    server: PlayerServer,
+    mounts: RTSPMountPoints,
+    pool: RTSPSessionPool,
+    /// Accepting, which holds the listening socket, and sweeping.
+    sources: Mutex<Vec<glib::Source>>,
+    main_loop: glib::MainLoop,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    streams: Mutex<HashMap<StreamId, FilmFactory>>,
+}
+
+impl Engine {
+    /// Binds and starts; players can connect when this returns.
+    pub(super) fn start(config: &DeliveryConfig) -> Result<Self, DeliveryError> {
+        let bind = |source| DeliveryError::Bind {
+            address: config.listen,
+            source,
+        };
+        let listener = TcpListener::bind(config.listen).map_err(bind)?;
+        let local_addr = listener.local_addr().map_err(bind)?;
+        let socket = listening(listener, config).map_err(DeliveryError::Socket)?;
+
+        let limit = config.max_connections.unwrap_or_else(connections_possible);
+        let context = glib::MainContext::new();
+        let server = PlayerServer::new(limit, config.session_timeout, context.clone());
+        let mounts = RTSPMountPoints::new();
+        let pool = RTSPSessionPool::new();
+        pool.set_max_sessions(u32::try_from(limit).unwrap_or(u32::MAX));
+        let threads = RTSPThreadPool::new();
+        threads.set_max_threads(config.client_threads.map_or(-1, i32::from));
+        server.set_mount_points(Some(&mounts));
+        server.set_session_pool(Some(&pool));
+        server.set_thread_pool(Some(&threads));
+        server.set_content_length_limit(REQUEST_BODY);
+
+        let main_loop = glib::MainLoop::new(Some(&context), false);
+        let sources = vec![
+            accepting(&socket, server.clone()),
+            sweeping(server.clone(), pool.clone()),
+        ];
+        for source in &sources {
+            source.attach(Some(&context));
+        }
+        let thread = run(context, main_loop.clone())?;
+        Ok(Self {
+            local_addr,
+            server,
+            mounts,
+            pool,
+            sources: Mutex::new(sources),
+            main_loop,
+            thread: Mutex::new(Some(thread)),
+            streams: Mutex::default(),
+        })
+    }
+
+    /// Where it listens.
+    pub(super) fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// Whether the stream is mounted.
+    pub(super) fn has(&self, stream: &StreamId) -> bool {
+        lock(&self.streams).contains_key(stream)
+    }
+
+    /// Mounts a film under the stream's id.
+    pub(super) fn mount(&self, stream: StreamId, film: FilmSource) {
+        let factory = FilmFactory::new(film);
+        lock(&self.streams).insert(stream, factory.clone());
+        self.mounts.add_factory(&mount_path(&stream), factory);
+    }
+
+    /// How many RTSP sessions use the stream.
+    pub(super) fn players(&self, stream: &StreamId) -> u32 {
+        let sessions = self.pool.filter(None);
+        let playing = sessions.iter().filter(|s| session_plays(s, stream)).count();
+        u32::try_from(playing).unwrap_or(u32::MAX)
+    }
+
+    /// Unmounts the stream and ends every session and connection that uses it.
+    pub(super) async fn unmount(&self, stream: StreamId) {
+        let Some(factory) = lock(&self.streams).remove(&stream) else {
+            return;
+        };
+        self.mounts.remove_factory(&mount_path(&stream));
+        factory.cut();
+        let players = self.server.players();
+        let ending = players
+            .into_iter()
+            .filter(|player| player.uses(&stream))
+            .map(|player| self.end(player, stream));
+        futures::future::join_all(ending.collect::<Vec<_>>()).await;
+    }
+
+    /// Ends the stream for one connection, in that connection's thread.
+    fn end(&self, player: PlayerClient, stream: StreamId) -> impl Future<Output = ()> + use<> {
+        let (done, ended) = oneshot::channel();
+        let pool = self.pool.clone();
+        // Whether anything else is still there for it was a question for now: what is mounted later
+        // was not asked for before.
+        let keep = {
+            let streams = lock(&self.streams);
+            player
+                .asked()
+                .iter()
+                .any(|other| streams.contains_key(other))
+        };
+        if let Some(context) = player.context() {
+            context.invoke(move || {
+                for session in player.session_filter(None) {
+                    if session_plays(&session, &stream) {
+                        end_session(&pool, &session);
+                    }
+                }
+                if !keep {
+                    player.close();
+                }
+                let _ = done.send(());
+            });
+        }
+        async move {
+            match tokio::time::timeout(PATIENCE, ended).await {
+                Ok(_) => {}
+                Err(_) => tracing::warn!(
+                    "a player's thread is stuck; its stream was cut and will be taken down later"
+                ),
+            }
+        }
+    }
+
+    /// Ends all streams and connections, then the thread.
+    pub(super) async fn stop(&self) {
+        for source in lock(&self.sources).drain(..) {
+            source.destroy();
+        }
+        let streams: Vec<StreamId> = lock(&self.streams).keys().copied().collect();
+        futures::future::join_all(streams.into_iter().map(|stream| self.unmount(stream))).await;
+        let closing = self.server.players().into_iter().filter_map(|player| {
+            let (done, closed) = oneshot::channel::<()>();
+            player.context()?.invoke(move || {
+                player.close();
+                drop(done);
+            });
+            Some(tokio::time::timeout(PATIENCE, closed))
+        });
+        futures::future::join_all(closing.collect::<Vec<_>>()).await;
+        self.main_loop.quit();
+        let thread = lock(&self.thread).take();
+        if let Some(thread) = thread {
+            // The loop was told to quit, so this takes a moment at most.
+            let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+        }
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        for source in lock(&self.sources).drain(..) {
+            source.destroy();
+        }
+        self.main_loop.quit();
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Takes a session's media down and the session with them.
+fn end_session(pool: &RTSPSessionPool, session: &RTSPSession) {
+    session.filter(Some(&mut |_, media| {
+        // It fails for a media that broke, which is going away just the same.
+        let _ = media.set_state(gst::State::Null);
+        RTSPFilterResult::Remove
+    }));
+    // It fails when the session was removed meanwhile.
+    let _ = pool.remove(session);
+}
+
+/// How many connections the process's file descriptors suffice for.
+fn connections_possible() -> usize {
+    use nix::sys::resource::{Resource, getrlimit};
+    let descriptors = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
+    usize::try_from(descriptors / DESCRIPTORS_PER_SESSION)
+        .unwrap_or(usize::MAX)
+        .clamp(8, 1 << 16)
+}
+
+/// Makes the listener GLib's. Options set here are inherited by every connection that it accepts.
+fn listening(listener: TcpListener, config: &DeliveryConfig) -> Result<gio::Socket, glib::Error> {
+    let socket = gio::Socket::from_fd(listener.into())?;
+    socket.set_listen_backlog(i32::from(config.backlog));
+    socket.listen()?;
+    socket.set_blocking(false);
+    // Without this, small packets wait up to 40 ms for an acknowledgement.
+    socket.set_option(libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
+    // A player whose machine or cable is gone is noticed within about a minute.
+    socket.set_option(libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1)?;
+    socket.set_option(libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, 30)?;
+    socket.set_option(libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, 10)?;
+    socket.set_option(libc::IPPROTO_TCP, libc::TCP_KEEPCNT, 3)?;
+    Ok(socket)
+}
+
+/// The source that accepts connections.
+fn accepting(socket: &gio::Socket, server: PlayerServer) -> glib::Source {
+    SocketExtManual::create_source(
+        socket,
+        glib::IOCondition::IN,
+        None::<&gio::Cancellable>,
+        Some("rtsp-accept"),
+        glib::Priority::DEFAULT,
+        move |socket, condition| {
+            if let Err(error) = gst_rtsp_server::RTSPServer::io_func(socket, condition, &server) {
+                tracing::debug!(%error, "a connection was not accepted");
+            }
+            glib::ControlFlow::Continue
+        },
+    )
+}
+
+/// The source that ends sessions whose player has gone silent. Each is ended in the thread of its
+/// connection: gst-rtsp-server 1.22.0 can crash when a session goes while PLAY is being handled.
+fn sweeping(server: PlayerServer, pool: RTSPSessionPool) -> glib::Source {
+    glib::timeout_source_new(
+        SWEEP,
+        Some("rtsp-sweep"),
+        glib::Priority::DEFAULT,
+        move || {
+            sweep(&server, &pool);
+            glib::ControlFlow::Continue
+        },
+    )
+}
+
+fn sweep(server: &PlayerServer, pool: &RTSPSessionPool) {
+    let now = glib::monotonic_time();
+    let mut silent: Vec<RTSPSession> = pool.filter(None);
+    silent.retain(|session| session.is_expired_usec(now));
+    if silent.is_empty() {
+        return;
+    }
+    for player in server.players() {
+        let expired: Vec<RTSPSession> = player
+            .session_filter(None)
+            .into_iter()
+            .filter(|session| silent.contains(session))
+            .collect();
+        silent.retain(|session| !expired.contains(session));
+        if let (false, Some(context)) = (expired.is_empty(), player.context()) {
+            let pool = pool.clone();
+            context.invoke(move || {
+                for session in expired {
+                    if session.is_expired_usec(glib::monotonic_time()) {
+                        tracing::info!("a silent player's session was ended");
+                        end_session(&pool, &session);
+                    }
+                }
+            });
+        }
+    }
+    // What is left belongs to no connection any more.
+    for session in silent {
+        end_session(pool, &session);
+    }
+}
+
+/// Runs the loop on a thread of its own, and returns once it runs.
+fn run(
+    context: glib::MainContext,
+    main_loop: glib::MainLoop,
+) -> Result<JoinHandle<()>, DeliveryError> {
+    let (running, started) = mpsc::channel();
+    glib::idle_source_new(None, glib::Priority::HIGH, move || {
+        let _ = running.send(());
+        glib::ControlFlow::Break
+    })
+    .attach(Some(&context));
+    let thread = std::thread::Builder::new()
+        .name("rtsp".to_owned())
+        .spawn(move || {
+            if context.with_thread_default(|| main_loop.run()).is_err() {
+                tracing::error!("the RTSP thread could not take its context");
+            }
+        })
+        .map_err(DeliveryError::Thread)?;
+    // It fails only if the thread ended at once, which it logged.
+    started
+        .recv()
+        .map_err(|_| DeliveryError::Thread(std::io::Error::other("the RTSP thread ended")))?;
+    Ok(thread)
+}

@@ -1,0 +1,331 @@
+//! A film's media factory: the pipeline that every RTSP session of a stream gets for itself, built
+//! from what the probe learned, so that nothing has to be found out while a player waits.
+
+use super::{elements, seek_guard::SeekGuard};
+use crate::facts::{Codec, Facts, Track};
+use gst::{glib, prelude::*, subclass::prelude::ObjectSubclassIsExt as _};
+use gst_rtsp_server::{gst_rtsp::RTSPLowerTrans, prelude::*};
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+/// Where a film's bytes are and what is known of them.
+#[derive(Debug, Clone)]
+pub struct FilmSource {
+    /// The file. Any bytes that the operating system takes are fine.
+    pub path: PathBuf,
+    /// What the probe learned of it.
+    pub facts: Facts,
+}
+
+/// How many buffers a track may be ahead: about two seconds of either video or audio. That bridges
+/// a slow disk, and stays small because what counts is frames, whatever their size.
+const QUEUED_BUFFERS: u32 = 60;
+/// A queue that is full may still grow, up to here, while another track's is empty: tracks that are
+/// badly interleaved, or a seek far from a key frame, would otherwise stall each other.
+const QUEUED_BYTES: u32 = 64 << 20;
+/// The socket buffer of UDP senders, in bytes: one key frame of a high-rate film.
+const UDP_SEND_BUFFER: u32 = 512 << 10;
+
+/// How long a pipeline is waited for before a seek. It takes a few milliseconds, except where the
+/// disk or the player is slow.
+const SETTLING: Duration = Duration::from_secs(1);
+
+glib::wrapper! {
+    /// Builds a fresh, unshared media for each RTSP session.
+    pub struct FilmFactory(ObjectSubclass<imp::FilmFactory>)
+        @extends gst_rtsp_server::RTSPMediaFactory;
+}
+
+glib::wrapper! {
+    /// One RTSP session's media: it knows the film's duration.
+    pub struct FilmMedia(ObjectSubclass<imp::FilmMedia>)
+        @extends gst_rtsp_server::RTSPMedia;
+}
+
+impl FilmFactory {
+    /// A factory for the film.
+    pub(super) fn new(film: FilmSource) -> Self {
+        let factory: Self = glib::Object::new();
+        // Cannot be set already: it was made two lines above.
+        let _ = factory.imp().film.set(film);
+        factory.set_media_gtype(FilmMedia::static_type());
+        // GStreamer 1.22.0 crashes on shared or reused media in some orders of requests.
+        factory.set_shared(false);
+        factory.set_stop_on_disconnect(true);
+        factory.set_eos_shutdown(false);
+        // Suspending with RESET breaks demultiplexers; what was prerolled is kept instead.
+        factory.set_suspend_mode(gst_rtsp_server::RTSPSuspendMode::None);
+        factory.set_protocols(RTSPLowerTrans::UDP | RTSPLowerTrans::TCP);
+        factory.set_buffer_size(UDP_SEND_BUFFER);
+        factory
+    }
+
+    /// Stops the flow of all its pipelines at once, now and for those still being built. They are
+    /// taken down afterwards, which takes a little longer.
+    pub(super) fn cut(&self) {
+        self.imp().cut();
+    }
+}
+
+impl FilmMedia {
+    /// Waits until what the pipeline was told before is done and all it had to say of it has been
+    /// heard, at most a second. gst-rtsp-server 1.22.0 otherwise takes the end of an earlier state
+    /// change for the end of a seek that comes quickly after.
+    pub(super) fn settle(&self) {
+        let Some(pipeline) = self.element().parent().and_downcast::<gst::Element>() else {
+            return;
+        };
+        let deadline = Instant::now() + SETTLING;
+        let timeout = u64::try_from(SETTLING.as_nanos()).unwrap_or(u64::MAX);
+        if pipeline
+            .state(gst::ClockTime::from_nseconds(timeout))
+            .0
+            .is_ok()
+        {
+            self.imp().hear_out(pipeline.upcast_ref(), deadline);
+        }
+    }
+
+    /// Frees whoever waits for a packet that a seek took away. gst-rtsp-server 1.22.0 fetches
+    /// packets for TCP from its sinks while it holds the track's lock, and waits there for ever
+    /// when a flush came between the notice and the fetching. A sink that is stopped sends it away.
+    pub(super) fn free_sinks(&self) {
+        let sinks = self.pipeline().map(|pipeline| pipeline.iterate_sinks());
+        for sink in sinks.into_iter().flat_map(|sinks| sinks.into_iter().flatten()) {
+            if sink.factory().is_some_and(|factory| factory.name() == "appsink") {
+                // Both fail only for a pipeline that broke, which the server finds out by itself.
+                let _ = sink.set_state(gst::State::Null);
+                let _ = sink.sync_state_with_parent();
+            }
+        }
+    }
+
+    fn pipeline(&self) -> Option<gst::Pipeline> {
+        self.element().parent().and_downcast()
+    }
+}
+
+/// Builds `filesrc ! demuxer ! multiqueue ! parser ! payloader`, one branch for each track to
+/// deliver. Tracks that are not delivered stay unlinked, which demultiplexers bear.
+fn build(film: &FilmSource) -> Result<gst::Bin, glib::BoolError> {
+    let container = film
+        .facts
+        .container
+        .ok_or_else(|| glib::bool_error!("the film's container is not known"))?;
+    let bin = gst::Bin::new();
+    let source = gst::ElementFactory::make("filesrc")
+        .property("location", &film.path)
+        .build()?;
+    let demuxer = gst::ElementFactory::make(elements::demuxer(container)).build()?;
+    let queue = gst::ElementFactory::make("multiqueue")
+        .property("max-size-buffers", QUEUED_BUFFERS)
+        .property("max-size-bytes", QUEUED_BYTES)
+        .property("max-size-time", 0u64)
+        .build()?;
+    bin.add_many([&source, &demuxer, &queue])?;
+    source.link(&demuxer)?;
+
+    let guard = SeekGuard::new();
+    let mut inputs = Vec::with_capacity(film.facts.tracks.len());
+    for (index, track) in film.facts.tracks.iter().enumerate() {
+        let (input, payloader) = add_branch(&bin, &queue, index, track)?;
+        inputs.push((track.pad.clone(), input));
+        guard.watch(&payloader);
+    }
+    demuxer.connect_pad_added(move |_, pad| {
+        let wanted = inputs.iter().find(|(name, _)| *name == pad.name());
+        let Some(input) = wanted.and_then(|(_, input)| input.upgrade()) else {
+            return;
+        };
+        if let Err(error) = pad.link(&input) {
+            tracing::warn!(pad = %pad.name(), %error, "a track could not be linked");
+        }
+    });
+    Ok(bin)
+}
+
+/// Adds one track's branch behind the queue, and returns the queue's input for it.
+fn add_branch(
+    bin: &gst::Bin,
+    queue: &gst::Element,
+    index: usize,
+    track: &Track,
+) -> Result<(glib::WeakRef<gst::Pad>, gst::Element), glib::BoolError> {
+    let input = queue
+        .request_pad_simple(&format!("sink_{index}"))
+        .ok_or_else(|| glib::bool_error!("the queue gave no input"))?;
+    // gst-rtsp-server looks for payloaders by these names. Payload types from 96 on are dynamic.
+    let payloader = gst::ElementFactory::make(elements::payloader(track.codec))
+        .name(format!("pay{index}"))
+        .property("pt", 96 + u32::try_from(index).unwrap_or(0).min(31))
+        .build()?;
+    if matches!(track.codec, Codec::H264 | Codec::H265) {
+        // Parameter sets with every key frame: a player that joins or seeks can begin there.
+        payloader.set_property("config-interval", -1i32);
+        payloader.set_property_from_str("aggregate-mode", "zero-latency");
+    }
+    bin.add(&payloader)?;
+    let output = format!("src_{index}");
+    if let Some((parser, _)) = elements::parser(track.codec) {
+        let parser = gst::ElementFactory::make(parser).build()?;
+        bin.add(&parser)?;
+        queue.link_pads(Some(&output), &parser, None)?;
+        parser.link(&payloader)?;
+    } else {
+        queue.link_pads(Some(&output), &payloader, None)?;
+    }
+    Ok((input.downgrade(), payloader))
+}
+
+/// Lets nothing more out of a film's pipeline.
+fn cut(bin: &gst::Bin) {
+    let payloaders = bin.iterate_elements().into_iter().flatten();
+    for payloader in payloaders.filter(|element| element.name().starts_with("pay")) {
+        if let Some(pad) = payloader.static_pad("src") {
+            let data = gst::PadProbeType::BUFFER | gst::PadProbeType::BUFFER_LIST;
+            pad.add_probe(data, |_, _| gst::PadProbeReturn::Handled);
+        }
+    }
+}
+
+mod imp {
+    use super::{FilmSource, build, cut};
+    use gst::{glib, prelude::*, subclass::prelude::*};
+    use gst_rtsp_server::{gst_rtsp, subclass::prelude::*};
+    use std::{
+        sync::{Condvar, Mutex, OnceLock, PoisonError},
+        time::Instant,
+    };
+
+    #[derive(Default)]
+    pub struct FilmFactory {
+        pub(super) film: OnceLock<FilmSource>,
+        pipelines: Mutex<Pipelines>,
+    }
+
+    /// The pipelines that were built and live, and whether they may deliver.
+    #[derive(Default)]
+    struct Pipelines {
+        cut: bool,
+        built: Vec<glib::WeakRef<gst::Bin>>,
+    }
+
+    #[glib::object_subclass]
+    impl ObjectSubclass for FilmFactory {
+        const NAME: &'static str = "IceflixFilmFactory";
+        type Type = super::FilmFactory;
+        type ParentType = gst_rtsp_server::RTSPMediaFactory;
+    }
+
+    impl ObjectImpl for FilmFactory {}
+
+    impl RTSPMediaFactoryImpl for FilmFactory {
+        fn create_element(&self, _url: &gst_rtsp::RTSPUrl) -> Option<gst::Element> {
+            let film = self.film.get()?;
+            let bin = build(film)
+                .inspect_err(|error| {
+                    tracing::error!(path = %film.path.display(), %error, "no pipeline for a film");
+                })
+                .ok()?;
+            let mut pipelines = self
+                .pipelines
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            pipelines.built.retain(|bin| bin.upgrade().is_some());
+            pipelines.built.push(bin.downgrade());
+            if pipelines.cut {
+                cut(&bin);
+            }
+            Some(bin.upcast())
+        }
+
+        fn configure(&self, media: &gst_rtsp_server::RTSPMedia) {
+            self.parent_configure(media);
+            let duration = self.film.get().and_then(|film| film.facts.duration_ns);
+            if let (Some(media), Some(duration)) =
+                (media.downcast_ref::<super::FilmMedia>(), duration)
+            {
+                // Configured once, so it cannot be set already.
+                let _ = media
+                    .imp()
+                    .duration
+                    .set(gst::ClockTime::from_nseconds(duration));
+            }
+        }
+    }
+
+    impl FilmFactory {
+        pub(super) fn cut(&self) {
+            let mut pipelines = self
+                .pipelines
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            pipelines.cut = true;
+            for bin in pipelines.built.drain(..).filter_map(|bin| bin.upgrade()) {
+                cut(&bin);
+            }
+        }
+    }
+
+    #[derive(Default)]
+    pub struct FilmMedia {
+        duration: OnceLock<gst::ClockTime>,
+        heard: Mutex<u32>,
+        news: Condvar,
+    }
+
+    /// The name of the message with which [`FilmMedia::hear_out`] marks the end of what it waits for.
+    const MARK: &str = "iceflix-mark";
+
+    impl FilmMedia {
+        /// Waits until the messages that are under way have been handled.
+        pub(super) fn hear_out(&self, pipeline: &gst::Element, deadline: Instant) {
+            let lock = || self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+            let before = *lock();
+            let mark = gst::message::Application::builder(gst::Structure::new_empty(MARK))
+                .src(pipeline)
+                .build();
+            if pipeline.post_message(mark).is_ok() {
+                let patience = deadline.saturating_duration_since(Instant::now());
+                // What it waited for, or that it waited in vain, changes nothing.
+                let _ = self
+                    .news
+                    .wait_timeout_while(lock(), patience, |heard| *heard == before);
+            }
+        }
+    }
+
+    #[glib::object_subclass]
+    impl ObjectSubclass for FilmMedia {
+        const NAME: &'static str = "IceflixFilmMedia";
+        type Type = super::FilmMedia;
+        type ParentType = gst_rtsp_server::RTSPMedia;
+    }
+
+    impl ObjectImpl for FilmMedia {}
+
+    impl RTSPMediaImpl for FilmMedia {
+        fn handle_message(&self, message: &gst::MessageRef) -> bool {
+            if message.structure().is_some_and(|said| said.name() == MARK) {
+                let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+                *heard = heard.wrapping_add(1);
+                self.news.notify_all();
+                return true;
+            }
+            self.parent_handle_message(message)
+        }
+
+        /// A file with an edit list has no position before its first frame is out, which would
+        /// make the SDP say that the film is live and has no duration.
+        fn query_position(&self) -> Option<gst::ClockTime> {
+            Some(self.parent_query_position().unwrap_or_default())
+        }
+
+        fn query_stop(&self) -> Option<gst::ClockTime> {
+            self.parent_query_stop()
+                .or_else(|| self.duration.get().copied())
+        }
+    }
+}

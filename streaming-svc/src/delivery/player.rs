@@ -1,0 +1,358 @@
+//! The server's own kinds of RTSP server and client: what is answered to whom, and which stream a
+//! connection has to do with, so that ending the stream ends the connection.
+
+use gst::{glib, prelude::*, subclass::prelude::ObjectSubclassIsExt as _};
+use gst_rtsp_server::{RTSPSession, prelude::*};
+use iceflix_core::api::StreamId;
+use std::{
+    sync::{Arc, atomic::AtomicUsize},
+    time::Duration,
+};
+
+glib::wrapper! {
+    /// An RTSP server that makes [`PlayerClient`]s.
+    pub struct PlayerServer(ObjectSubclass<imp::PlayerServer>)
+        @extends gst_rtsp_server::RTSPServer;
+}
+
+glib::wrapper! {
+    /// One player's connection.
+    pub struct PlayerClient(ObjectSubclass<imp::PlayerClient>)
+        @extends gst_rtsp_server::RTSPClient;
+}
+
+impl PlayerServer {
+    /// A server that lets in so many connections, and gives their sessions so much silence.
+    /// `context` is the server's own.
+    pub(super) fn new(
+        max_connections: usize,
+        session_timeout: Duration,
+        context: glib::MainContext,
+    ) -> Self {
+        let server: Self = glib::Object::new();
+        let limits = imp::Limits {
+            connections: Arc::new(AtomicUsize::new(0)),
+            max_connections,
+            session_timeout_s: u32::try_from(session_timeout.as_secs().max(1)).unwrap_or(u32::MAX),
+            context,
+        };
+        // Cannot be set already: it was made just now.
+        let _ = server.imp().limits.set(limits);
+        server
+    }
+
+    /// The connections there are.
+    pub(super) fn players(&self) -> Vec<PlayerClient> {
+        self.client_filter(None)
+            .into_iter()
+            .filter_map(|client| client.downcast().ok())
+            .collect()
+    }
+}
+
+impl PlayerClient {
+    /// Whether it asked for the stream, or plays it.
+    pub(super) fn uses(&self, stream: &StreamId) -> bool {
+        self.imp().asked().contains(stream)
+            || self
+                .session_filter(None)
+                .iter()
+                .any(|session| session_plays(session, stream))
+    }
+
+    /// Which streams it asked for, lately.
+    pub(super) fn asked(&self) -> Vec<StreamId> {
+        self.imp().asked().iter().copied().collect()
+    }
+
+    /// The context in whose thread its requests are handled. `None` before the first of them.
+    /// What changes its sessions goes there, so that it never meets a request half done.
+    pub(super) fn context(&self) -> Option<glib::MainContext> {
+        self.imp().context.get().cloned()
+    }
+}
+
+/// The stream that an RTSP path belongs to: `/{stream}` or `/{stream}/stream=0`.
+pub(super) fn stream_of(path: &str) -> Option<StreamId> {
+    path.strip_prefix('/')?.split('/').next()?.parse().ok()
+}
+
+/// The path under which a stream is mounted.
+pub(super) fn mount_path(stream: &StreamId) -> String {
+    format!("/{stream}")
+}
+
+/// Whether the session has a media of this stream.
+pub(super) fn session_plays(session: &RTSPSession, stream: &StreamId) -> bool {
+    let path = mount_path(stream);
+    session
+        .filter(None)
+        .iter()
+        .any(|media| media.matches(&path).is_some())
+}
+
+mod imp {
+    use super::{super::film::FilmMedia, stream_of};
+    use gst::{glib, prelude::*, subclass::prelude::*};
+    use gst_rtsp_server::{
+        RTSPClient, RTSPContext, RTSPSession,
+        gst_rtsp::{RTSPStatusCode, RTSPUrl},
+        prelude::*,
+        subclass::prelude::*,
+    };
+    use iceflix_core::api::StreamId;
+    use std::{
+        collections::HashSet,
+        sync::{
+            Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+            atomic::{AtomicBool, AtomicUsize, Ordering},
+        },
+        time::Duration,
+    };
+
+    /// After its last session a connection may stay for so long, in seconds: a player that reached
+    /// the end can set up again on it.
+    const POST_SESSION_TIMEOUT_S: i32 = 30;
+
+    /// How many streams a connection is remembered to have asked for. Players ask for one; whoever
+    /// guesses at ids shall not fill the memory.
+    const REMEMBERED_STREAMS: usize = 64;
+
+    /// How long PLAY may take before it is looked after. It takes 2 to 12 ms as a rule; where a
+    /// slow disk makes it longer, looking after it does no harm.
+    const PLAY_PATIENCE: Duration = Duration::from_millis(250);
+
+    pub struct Limits {
+        pub connections: Arc<AtomicUsize>,
+        pub max_connections: usize,
+        pub session_timeout_s: u32,
+        pub context: glib::MainContext,
+    }
+
+    #[derive(Default)]
+    pub struct PlayerServer {
+        pub limits: OnceLock<Limits>,
+    }
+
+    #[glib::object_subclass]
+    impl ObjectSubclass for PlayerServer {
+        const NAME: &'static str = "IceflixPlayerServer";
+        type Type = super::PlayerServer;
+        type ParentType = gst_rtsp_server::RTSPServer;
+    }
+
+    impl ObjectImpl for PlayerServer {}
+
+    impl RTSPServerImpl for PlayerServer {
+        fn create_client(&self) -> Option<RTSPClient> {
+            let limits = self.limits.get()?;
+            let seat = Seat::take(limits)?;
+            let client: super::PlayerClient = glib::Object::new();
+            // Cannot be set already: it was made just now.
+            let _ = client.imp().seat.set(seat);
+            let _ = client.imp().session_timeout_s.set(limits.session_timeout_s);
+            let _ = client.imp().watcher.set(limits.context.clone());
+            let server = self.obj();
+            client.set_session_pool(server.session_pool().as_ref());
+            client.set_mount_points(server.mount_points().as_ref());
+            client.set_thread_pool(server.thread_pool().as_ref());
+            client.set_content_length_limit(server.content_length_limit());
+            client.set_post_session_timeout(POST_SESSION_TIMEOUT_S);
+            Some(client.upcast())
+        }
+    }
+
+    /// One of the connections that are let in; dropping it lets another in.
+    pub struct Seat(Arc<AtomicUsize>);
+
+    impl Seat {
+        fn take(limits: &Limits) -> Option<Self> {
+            if limits.connections.fetch_add(1, Ordering::AcqRel) < limits.max_connections {
+                Some(Self(limits.connections.clone()))
+            } else {
+                limits.connections.fetch_sub(1, Ordering::AcqRel);
+                tracing::warn!(
+                    limit = limits.max_connections,
+                    "a player was turned away: too many connections"
+                );
+                None
+            }
+        }
+    }
+
+    impl Drop for Seat {
+        fn drop(&mut self) {
+            self.0.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+
+    #[derive(Default)]
+    pub struct PlayerClient {
+        pub(super) context: OnceLock<glib::MainContext>,
+        asked: Mutex<HashSet<StreamId>>,
+        seat: OnceLock<Seat>,
+        session_timeout_s: OnceLock<u32>,
+        /// Whether the request being handled found its media.
+        has_media: AtomicBool,
+        /// The server's own context, which never waits for a player.
+        watcher: OnceLock<glib::MainContext>,
+        watching: Mutex<Vec<glib::Source>>,
+    }
+
+    #[glib::object_subclass]
+    impl ObjectSubclass for PlayerClient {
+        const NAME: &'static str = "IceflixPlayerClient";
+        type Type = super::PlayerClient;
+        type ParentType = RTSPClient;
+    }
+
+    impl ObjectImpl for PlayerClient {}
+
+    impl RTSPClientImpl for PlayerClient {
+        fn pre_describe_request(&self, ctx: &RTSPContext) -> RTSPStatusCode {
+            let mounts = self.obj().mount_points();
+            let path = ctx
+                .uri()
+                .zip(mounts)
+                .and_then(|(uri, mounts)| mounts.make_path(uri).ok());
+            self.begin(path.as_deref());
+            RTSPStatusCode::Ok
+        }
+
+        /// Called first in SETUP, PLAY, PAUSE and TEARDOWN, before a media is made.
+        fn make_path_from_uri(&self, url: &RTSPUrl) -> Option<glib::GString> {
+            let path = self.parent_make_path_from_uri(url);
+            self.begin(path.as_deref());
+            path
+        }
+
+        fn pre_setup_request(&self, _ctx: &RTSPContext) -> RTSPStatusCode {
+            self.has_media.store(true, Ordering::Relaxed);
+            RTSPStatusCode::Ok
+        }
+
+        fn pre_play_request(&self, ctx: &RTSPContext) -> RTSPStatusCode {
+            self.has_media.store(true, Ordering::Relaxed);
+            let medias = ctx.session().map(|session| session.filter(None));
+            for session_media in medias.into_iter().flatten() {
+                let media = session_media.media().and_downcast::<FilmMedia>();
+                let Some(film) = media else {
+                    continue;
+                };
+                self.watch(&film);
+                // A seek while packets flow is handled as the players that pause first do it. It
+                // fails for a film that is at its end or broke, which PLAY finds out itself.
+                let _ = session_media.set_state(gst::State::Paused);
+                film.settle();
+            }
+            RTSPStatusCode::Ok
+        }
+
+        fn play_request(&self, ctx: &RTSPContext) {
+            self.unwatch();
+            self.parent_play_request(ctx);
+        }
+
+        fn pre_announce_request(&self, _ctx: &RTSPContext) -> RTSPStatusCode {
+            RTSPStatusCode::MethodNotAllowed
+        }
+
+        fn pre_record_request(&self, _ctx: &RTSPContext) -> RTSPStatusCode {
+            RTSPStatusCode::MethodNotAllowed
+        }
+
+        fn new_session(&self, session: &RTSPSession) {
+            if let Some(&timeout) = self.session_timeout_s.get() {
+                session.set_timeout(timeout);
+            }
+            // VLC keeps alive only those sessions whose timeout it was told.
+            session.set_timeout_always_visible(true);
+            self.parent_new_session(session);
+        }
+
+        /// VLC answers 503 by trying again over HTTP, so it is never sent.
+        fn adjust_error_code(&self, _ctx: &RTSPContext, status: RTSPStatusCode) -> RTSPStatusCode {
+            self.unwatch();
+            if status != RTSPStatusCode::ServiceUnavailable {
+                status
+            } else if self.has_media.load(Ordering::Relaxed) {
+                // No room for another session, or the film is at its end and wants a new SETUP.
+                RTSPStatusCode::MethodNotValidInThisState
+            } else {
+                // The film's file cannot be read (any more).
+                RTSPStatusCode::NotFound
+            }
+        }
+    }
+
+    impl PlayerClient {
+        pub(super) fn asked(&self) -> MutexGuard<'_, HashSet<StreamId>> {
+            self.asked.lock().unwrap_or_else(PoisonError::into_inner)
+        }
+
+        /// Sees to it that PLAY does not stand still, as described at [`FilmMedia::free_sinks`].
+        fn watch(&self, film: &FilmMedia) {
+            let Some(watcher) = self.watcher.get() else {
+                return;
+            };
+            let film = film.downgrade();
+            let source = glib::timeout_source_new(
+                PLAY_PATIENCE,
+                Some("rtsp-play"),
+                glib::Priority::HIGH,
+                move || {
+                    let Some(film) = film.upgrade() else {
+                        return glib::ControlFlow::Break;
+                    };
+                    film.free_sinks();
+                    glib::ControlFlow::Continue
+                },
+            );
+            source.attach(Some(watcher));
+            self.watching().push(source);
+        }
+
+        fn unwatch(&self) {
+            for source in self.watching().drain(..) {
+                source.destroy();
+            }
+        }
+
+        fn watching(&self) -> MutexGuard<'_, Vec<glib::Source>> {
+            self.watching.lock().unwrap_or_else(PoisonError::into_inner)
+        }
+
+        /// Notes what is being asked for, and in whose thread. This comes before the mount point
+        /// is looked up, and ending a stream unmounts it before it looks here: one of the two sees
+        /// the other.
+        fn begin(&self, path: Option<&str>) {
+            self.unwatch();
+            self.has_media.store(false, Ordering::Relaxed);
+            if let Some(context) = glib::main_current_source().and_then(|source| source.context()) {
+                self.context.get_or_init(|| context);
+            }
+            if let Some(stream) = path.and_then(stream_of) {
+                let mut asked = self.asked();
+                if asked.len() >= REMEMBERED_STREAMS {
+                    asked.clear();
+                }
+                asked.insert(stream);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_stream_is_the_first_part_of_the_path() {
+        let stream = StreamId::random();
+        assert_eq!(stream_of(&format!("/{stream}")), Some(stream));
+        assert_eq!(stream_of(&format!("/{stream}/stream=1")), Some(stream));
+        assert_eq!(stream_of(&format!("{stream}")), None);
+        assert_eq!(stream_of("/vod"), None);
+        assert_eq!(stream_of("/"), None);
+    }
+}

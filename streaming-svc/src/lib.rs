@@ -1,0 +1,240 @@
+//! Streaming: shares the films in a machine's directories, and delivers them over RTSP.
+//!
+//! | part | what it is |
+//! |---|---|
+//! | [`library`] | which films there are: walk, hash, remember, watch |
+//! | [`probe`] | what a file is, learned in a process of its own |
+//! | [`delivery`] | the RTSP server, the only part that plays anything |
+//! | [`streams`] | which streams were authorised, and until when |
+
+pub mod delivery;
+pub mod facts;
+pub mod library;
+pub mod probe;
+mod service;
+pub mod streams;
+
+use anyhow::Context;
+use delivery::{Delivery, DeliveryConfig};
+use iceflix_core::{
+    api::{
+        Kind,
+        streaming::{EndReason, Streaming},
+    },
+    bus::Bus,
+    config::{self, Common, Key, ServiceConfig, Shape, key},
+    feed::Speaker,
+    rpc::serve,
+    service::{Node, Running, Server},
+    topics::{Entries, MediaItem},
+};
+use library::{Film, Library, LibraryConfig, LibraryEvent};
+use serde::Deserialize;
+use service::StreamingService;
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+use streams::Streams;
+use tarpc::server::Channel;
+use tokio::sync::mpsc;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+
+/// How many changes of the library go out in one announcement.
+const BATCH: usize = 256;
+
+/// How long a node looks through its directories before it announces itself all the same.
+const FIRST_LOOK: Duration = Duration::from_secs(3);
+
+/// A streaming node's configuration.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Config {
+    /// What every service is told.
+    #[serde(flatten)]
+    pub common: Common,
+    /// The directories with films.
+    #[serde(default)]
+    pub media: Vec<PathBuf>,
+    /// Where players connect.
+    #[serde(default = "any_port")]
+    pub rtsp_listen: SocketAddr,
+}
+
+fn any_port() -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, 0))
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            common: Common::default(),
+            media: Vec::new(),
+            rtsp_listen: any_port(),
+        }
+    }
+}
+
+impl ServiceConfig for Config {
+    const KIND: Kind = Kind::Streaming;
+    const KEYS: &'static [Key] = &[
+        key("media", Shape::List, "The directories with films"),
+        key(
+            "rtsp_listen",
+            Shape::Text,
+            "Where players connect: ADDRESS:PORT, port 0 for any",
+        ),
+    ];
+
+    fn common(&self) -> &Common {
+        &self.common
+    }
+
+    fn check(&self) -> Result<(), String> {
+        config::check_plain(self.rtsp_listen.ip(), "rtsp_listen")
+    }
+}
+
+/// A running streaming node.
+pub struct StreamingServer {
+    running: Running,
+    library: Library,
+    delivery: Delivery,
+    streams: Streams,
+    stop_library: CancellationToken,
+    _speaker: Arc<Speaker>,
+    _announcing: AbortOnDropHandle<()>,
+}
+
+impl StreamingServer {
+    /// The films of this node.
+    pub fn library(&self) -> &Library {
+        &self.library
+    }
+
+    /// The RTSP server of this node.
+    pub fn delivery(&self) -> &Delivery {
+        &self.delivery
+    }
+}
+
+impl Server for StreamingServer {
+    type Config = Config;
+
+    async fn bind(config: Config) -> anyhow::Result<Self> {
+        let limits = LibraryConfig {
+            media: config.media.clone(),
+            state_dir: config.common.state_dir.clone(),
+            ..LibraryConfig::default()
+        };
+        Self::bind_with(config, limits).await
+    }
+
+    fn address(&self) -> SocketAddr {
+        self.running.address
+    }
+
+    async fn shutdown(self) {
+        self.running.announcement().drain().await;
+        self.streams.end_all(EndReason::Shutdown).await;
+        let bus: Bus = self.running.drain().await;
+        self.delivery.shutdown().await;
+        self.stop_library.cancel();
+        self.library.stopped().await;
+        bus.close().await;
+    }
+}
+
+impl StreamingServer {
+    /// Starts a node whose library works in other ways than usual: with another program that looks
+    /// at files, say.
+    ///
+    /// # Errors
+    /// When an address is taken, or the state directory cannot be used.
+    pub async fn bind_with(config: Config, limits: LibraryConfig) -> anyhow::Result<Self> {
+        if let Err(error) = delivery::raise_nofile_limit() {
+            tracing::warn!(%error, "the limit of open files could not be raised");
+        }
+        let node = Node::join(Kind::Streaming, &config.common).await?;
+        let delivery = Delivery::start(DeliveryConfig {
+            listen: config.rtsp_listen,
+            ..DeliveryConfig::default()
+        })?;
+        tracing::info!(rtsp = %delivery.local_addr(), "players connect here");
+        if config.media.is_empty() {
+            tracing::warn!("no directory with films is configured (`media`)");
+        }
+        let stop_library = CancellationToken::new();
+        let (library, events) = Library::start(limits, stop_library.clone())
+            .await
+            .context("the library")?;
+        let topic = node.topics.media();
+        let speaker = Speaker::start(&node.bus, &topic, &node.instance, Entries::new()).await?;
+        let speaker = Arc::new(speaker);
+        let streams = Streams::new(delivery.clone(), node.verifier.clone());
+        let announcing = tokio::spawn(announce(events, Arc::clone(&speaker), streams.clone()));
+        let service = StreamingService::new(
+            &node,
+            library.clone(),
+            delivery.clone(),
+            streams.clone(),
+            Arc::clone(&speaker),
+        );
+        // Whoever sees this node finds its films; a large library's come as they are hashed.
+        let _ = tokio::time::timeout(FIRST_LOOK, library.scanned()).await;
+        let running = node
+            .serve(move |peer, link| serve::channel(link).execute(service.facing(peer).serve()))
+            .await
+            .context("announcing")?;
+        Ok(Self {
+            running,
+            library,
+            delivery,
+            streams,
+            stop_library,
+            _speaker: speaker,
+            _announcing: AbortOnDropHandle::new(announcing),
+        })
+    }
+}
+
+/// A film as it is announced.
+fn item(film: &Film) -> MediaItem {
+    MediaItem {
+        id: film.id,
+        name: film.name.clone(),
+        size: film.size,
+        // Nanoseconds of a film fit a double to the microsecond.
+        #[allow(clippy::cast_precision_loss, reason = "see above")]
+        duration_s: film.facts.duration_ns.map(|ns| ns as f64 / 1e9),
+        format: film.facts.format.clone(),
+        unplayable: film.facts.unplayable.clone(),
+    }
+}
+
+/// Tells everyone what the library finds and loses.
+async fn announce(
+    mut events: mpsc::Receiver<LibraryEvent>,
+    speaker: Arc<Speaker>,
+    streams: Streams,
+) {
+    let mut batch = Vec::new();
+    while events.recv_many(&mut batch, BATCH).await > 0 {
+        let mut changes = Vec::new();
+        for event in batch.drain(..) {
+            match event {
+                LibraryEvent::Added(film) | LibraryEvent::Changed(film) => {
+                    // Texts and numbers: JSON holds them all.
+                    let value = serde_json::to_value(item(&film)).ok();
+                    changes.push((film.id.to_string(), value));
+                }
+                LibraryEvent::Removed(id) => {
+                    changes.push((id.to_string(), None));
+                    streams.end_film(&id).await;
+                }
+            }
+        }
+        speaker.change(changes);
+    }
+}

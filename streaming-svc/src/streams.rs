@@ -1,0 +1,245 @@
+//! The streams that were authorised: whose they are, until when, and their end.
+
+mod lifetime;
+
+use crate::delivery::{Delivery, DeliveryError, FilmSource};
+use dashmap::DashMap;
+use iceflix_core::{
+    api::{
+        MediaId, StreamId,
+        streaming::{EndReason, StreamEvent},
+    },
+    trust::{self, Identity, Verifier},
+};
+use lifetime::{Lifetime, Next};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+use tokio::{sync::watch, time::Instant};
+
+/// For how long an ended stream is remembered, so that its controller learns why it ended.
+const REMEMBERED: Duration = Duration::from_secs(60);
+
+/// All streams of this node. Cheap to clone.
+#[derive(Clone)]
+pub struct Streams {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    delivery: Delivery,
+    verifier: Verifier,
+    streams: DashMap<StreamId, Arc<Entry>>,
+}
+
+struct Entry {
+    media: MediaId,
+    /// Whose token it rests on now.
+    identity: Mutex<Identity>,
+    lifetime: Mutex<Lifetime>,
+    /// Counts renewals, for the task that keeps it.
+    renewed: watch::Sender<u64>,
+    state: watch::Sender<State>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Playing,
+    Wanted,
+    Ended(EndReason),
+}
+
+/// A stream, as its controller sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// What it plays.
+    pub media: MediaId,
+    /// Whose it is.
+    pub user: String,
+    /// For how long it plays without a renewal.
+    pub left: Duration,
+}
+
+/// Single steps, so a panic elsewhere cannot have left what is held half changed.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// How long an identity's token lasts from now.
+fn left(identity: &Identity) -> Duration {
+    identity.expires.saturating_sub(trust::now())
+}
+
+impl Entry {
+    fn ended(&self) -> Option<EndReason> {
+        match *self.state.borrow() {
+            State::Ended(reason) => Some(reason),
+            _ => None,
+        }
+    }
+}
+
+impl Streams {
+    /// None yet.
+    pub fn new(delivery: Delivery, verifier: Verifier) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                delivery,
+                verifier,
+                streams: DashMap::new(),
+            }),
+        }
+    }
+
+    /// Authorises a stream of a film for as long as this identity's token lives.
+    ///
+    /// # Errors
+    /// When the film cannot be delivered.
+    pub fn open(
+        &self,
+        media: MediaId,
+        film: FilmSource,
+        identity: Identity,
+    ) -> Result<StreamId, DeliveryError> {
+        let id = StreamId::random();
+        self.inner.delivery.add_stream(id, film)?;
+        let deadline = Instant::now() + left(&identity);
+        let entry = Arc::new(Entry {
+            media,
+            identity: Mutex::new(identity),
+            lifetime: Mutex::new(Lifetime::until(deadline)),
+            renewed: watch::channel(0).0,
+            state: watch::channel(State::Playing).0,
+        });
+        self.inner.streams.insert(id, Arc::clone(&entry));
+        tokio::spawn(Arc::clone(&self.inner).keep(id, entry));
+        Ok(id)
+    }
+
+    /// A stream that has not ended.
+    pub fn get(&self, id: &StreamId) -> Option<Seen> {
+        let entry = self.entry(id).filter(|entry| entry.ended().is_none())?;
+        let identity = lock(&entry.identity);
+        Some(Seen {
+            media: entry.media,
+            user: identity.user.clone(),
+            left: left(&identity),
+        })
+    }
+
+    /// Goes on with a stream for as long as this identity's token lives. Whether there is one.
+    pub fn renew(&self, id: &StreamId, identity: Identity) -> bool {
+        let Some(entry) = self.entry(id).filter(|entry| entry.ended().is_none()) else {
+            return false;
+        };
+        lock(&entry.lifetime).renew(Instant::now() + left(&identity));
+        *lock(&entry.identity) = identity;
+        entry.state.send_if_modified(|state| {
+            let wanted = *state == State::Wanted;
+            if wanted {
+                *state = State::Playing;
+            }
+            wanted
+        });
+        entry
+            .renewed
+            .send_modify(|count| *count = count.wrapping_add(1));
+        entry.ended().is_none()
+    }
+
+    /// Ends a stream: when this returns its URL is dead and nothing is sent any more.
+    pub async fn end(&self, id: &StreamId, reason: EndReason) {
+        if let Some(entry) = self.entry(id) {
+            self.inner.end(id, &entry, reason).await;
+        }
+    }
+
+    /// Ends the streams of a film.
+    pub async fn end_film(&self, media: &MediaId) {
+        self.end_those(EndReason::MediaRemoved, |entry| entry.media == *media)
+            .await;
+    }
+
+    /// Ends all streams.
+    pub async fn end_all(&self, reason: EndReason) {
+        self.end_those(reason, |_| true).await;
+    }
+
+    async fn end_those(&self, reason: EndReason, which: impl Fn(&Entry) -> bool) {
+        let streams = self.inner.streams.iter();
+        let those: Vec<StreamId> = streams
+            .filter(|stream| which(stream.value()))
+            .map(|stream| *stream.key())
+            .collect();
+        for id in those {
+            self.end(&id, reason).await;
+        }
+    }
+
+    /// Waits for the next thing a controller has to know; `None`: there is no such stream.
+    pub async fn next_event(&self, id: &StreamId) -> Option<StreamEvent> {
+        let mut state = self.entry(id)?.state.subscribe();
+        let event = state.wait_for(|state| *state != State::Playing).await;
+        match *event.ok()? {
+            State::Wanted => Some(StreamEvent::RenewalWanted),
+            State::Ended(reason) => Some(StreamEvent::Ended(reason)),
+            State::Playing => None,
+        }
+    }
+
+    fn entry(&self, id: &StreamId) -> Option<Arc<Entry>> {
+        self.inner.streams.get(id).map(|entry| Arc::clone(&entry))
+    }
+}
+
+impl Inner {
+    /// Watches over a stream until its end.
+    async fn keep(self: Arc<Self>, id: StreamId, entry: Arc<Entry>) {
+        let mut renewed = entry.renewed.subscribe();
+        let mut said = self.verifier.changes();
+        let mut state = entry.state.subscribe();
+        while entry.ended().is_none() {
+            if self.verifier.is_revoked(&lock(&entry.identity)) {
+                lock(&entry.lifetime).revoke(Instant::now());
+            }
+            let next = lock(&entry.lifetime).next(Instant::now());
+            match next {
+                Next::Wait(until) | Next::Renewal(until) => {
+                    let wanted = matches!(next, Next::Renewal(_));
+                    entry.state.send_if_modified(|state| {
+                        let news = wanted && *state == State::Playing;
+                        if news {
+                            *state = State::Wanted;
+                        }
+                        news
+                    });
+                    tokio::select! {
+                        () = tokio::time::sleep_until(until) => {}
+                        _ = renewed.changed() => {}
+                        _ = said.changed() => {}
+                        _ = state.wait_for(|state| matches!(state, State::Ended(_))) => {}
+                    }
+                }
+                Next::End(reason) => self.end(&id, &entry, reason).await,
+            }
+        }
+        tokio::time::sleep(REMEMBERED).await;
+        self.streams.remove(&id);
+    }
+
+    async fn end(&self, id: &StreamId, entry: &Entry, reason: EndReason) {
+        let first = entry.state.send_if_modified(|state| {
+            let first = !matches!(state, State::Ended(_));
+            if first {
+                *state = State::Ended(reason);
+            }
+            first
+        });
+        if first {
+            tracing::info!(media = %entry.media, ?reason, "a stream ended");
+        }
+        // Whoever ends an ended stream also waits until nothing flows.
+        self.delivery.remove_stream(id).await;
+    }
+}
