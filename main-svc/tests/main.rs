@@ -1,5 +1,7 @@
 //! A real Main on a real bus, called over real connections.
 
+#![allow(clippy::unwrap_used, reason = "a test that unwraps says where it failed")]
+
 use iceflix_core::{
     api::{Kind, main::MainClient, main::MainError},
     bus::{Bus, BusConfig},

@@ -202,10 +202,17 @@ impl Prompt {
                 }),
             }
         };
-        signals.clear();
-        tokio::select! {
-            heard = reading => heard,
-            signal = signals.next() => Ok(signal),
+        let mut reading = std::pin::pin!(reading);
+        loop {
+            let signal = tokio::select! {
+                heard = &mut reading => return heard,
+                signal = signals.next() => signal,
+            };
+            // The editor gets Ctrl-C as a key. A signal is one that comes late, of a command that
+            // has ended by it: the line that is being typed must not be lost to it.
+            if signal != Heard::Interrupted || self.editor.is_none() {
+                return Ok(signal);
+            }
         }
     }
 

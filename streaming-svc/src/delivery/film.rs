@@ -88,18 +88,26 @@ impl FilmMedia {
         }
     }
 
-    /// Frees whoever waits for a packet that a seek took away. gst-rtsp-server 1.22.0 fetches
-    /// packets for TCP from its sinks while it holds the track's lock, and waits there for ever
-    /// when a flush came between the notice and the fetching. A sink that is stopped sends it away.
-    pub(super) fn free_sinks(&self) {
-        let sinks = self.pipeline().map(|pipeline| pipeline.iterate_sinks());
-        for sink in sinks.into_iter().flat_map(|sinks| sinks.into_iter().flatten()) {
+    /// Helps a PLAY that stands still, in both ways in which it can with gst-rtsp-server 1.22.0:
+    ///
+    /// - It fetches packets for TCP from its sinks while it holds the track's lock, and waits there
+    ///   for ever when a flush came between the notice and the fetching. A sink that is stopped
+    ///   sends it away.
+    /// - It counts the tracks that have data after a seek, and waits 20 seconds if it counted one
+    ///   too many because another seek came quickly. It is told when all have, and at the last
+    ///   attempt that it shall go on without: what comes late is then played when it comes.
+    pub(super) fn unstick(&self, last: bool) {
+        let Some(pipeline) = self.pipeline() else {
+            return;
+        };
+        for sink in pipeline.iterate_sinks().into_iter().flatten() {
             if sink.factory().is_some_and(|factory| factory.name() == "appsink") {
                 // Both fail only for a pipeline that broke, which the server finds out by itself.
                 let _ = sink.set_state(gst::State::Null);
                 let _ = sink.sync_state_with_parent();
             }
         }
+        self.imp().recount(pipeline.upcast_ref(), last);
     }
 
     fn pipeline(&self) -> Option<gst::Pipeline> {
@@ -193,7 +201,7 @@ fn cut(bin: &gst::Bin) {
 mod imp {
     use super::{FilmSource, build, cut};
     use gst::{glib, prelude::*, subclass::prelude::*};
-    use gst_rtsp_server::{gst_rtsp, subclass::prelude::*};
+    use gst_rtsp_server::{gst_rtsp, prelude::*, subclass::prelude::*};
     use std::{
         sync::{Condvar, Mutex, OnceLock, PoisonError},
         time::Instant,
@@ -279,7 +287,28 @@ mod imp {
     /// The name of the message with which [`FilmMedia::hear_out`] marks the end of what it waits for.
     const MARK: &str = "iceflix-mark";
 
+    /// The names of the messages with which [`FilmMedia::recount`] asks for a new count, or to go on
+    /// without.
+    const RECOUNT: &str = "iceflix-recount";
+    const GO_ON: &str = "iceflix-go-on";
+
     impl FilmMedia {
+        /// Has the tracks that have data counted anew, where messages are handled; or has it go on
+        /// whatever the count.
+        pub(super) fn recount(&self, pipeline: &gst::Element, go_on: bool) {
+            let what = gst::Structure::new_empty(if go_on { GO_ON } else { RECOUNT });
+            let asked = gst::message::Application::builder(what);
+            // It fails only for a pipeline that is going away.
+            let _ = pipeline.post_message(asked.src(pipeline).build());
+        }
+
+        fn all_have_data(&self) -> bool {
+            let media = self.obj();
+            let streams = (0..media.n_streams()).filter_map(|index| media.stream(index));
+            let mut playing = streams.filter(|stream| stream.is_complete()).peekable();
+            playing.peek().is_some() && playing.all(|stream| stream.is_blocking())
+        }
+
         /// Waits until the messages that are under way have been handled.
         pub(super) fn hear_out(&self, pipeline: &gst::Element, deadline: Instant) {
             let lock = || self.heard.lock().unwrap_or_else(PoisonError::into_inner);
@@ -308,13 +337,20 @@ mod imp {
 
     impl RTSPMediaImpl for FilmMedia {
         fn handle_message(&self, message: &gst::MessageRef) -> bool {
-            if message.structure().is_some_and(|said| said.name() == MARK) {
-                let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-                *heard = heard.wrapping_add(1);
-                self.news.notify_all();
-                return true;
+            match message.structure().map(|said| said.name().as_str()) {
+                Some(MARK) => {
+                    let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+                    *heard = heard.wrapping_add(1);
+                    self.news.notify_all();
+                    true
+                }
+                // Whoever waits goes on at this message; otherwise it says nothing new.
+                Some(GO_ON) => self.parent_handle_message(&gst::message::AsyncDone::new(None)),
+                Some(RECOUNT) if self.all_have_data() => {
+                    self.parent_handle_message(&gst::message::AsyncDone::new(None))
+                }
+                _ => self.parent_handle_message(message),
             }
-            self.parent_handle_message(message)
         }
 
         /// A file with an edit list has no position before its first frame is out, which would

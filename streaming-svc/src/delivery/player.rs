@@ -121,6 +121,8 @@ mod imp {
     /// How long PLAY may take before it is looked after. It takes 2 to 12 ms as a rule; where a
     /// slow disk makes it longer, looking after it does no harm.
     const PLAY_PATIENCE: Duration = Duration::from_millis(250);
+    /// How often it is looked after.
+    const PLAY_ATTEMPTS: u32 = 6;
 
     pub struct Limits {
         pub connections: Arc<AtomicUsize>,
@@ -290,12 +292,13 @@ mod imp {
             self.asked.lock().unwrap_or_else(PoisonError::into_inner)
         }
 
-        /// Sees to it that PLAY does not stand still, as described at [`FilmMedia::free_sinks`].
+        /// Sees to it that PLAY does not stand still, as described at [`FilmMedia::unstick`].
         fn watch(&self, film: &FilmMedia) {
             let Some(watcher) = self.watcher.get() else {
                 return;
             };
             let film = film.downgrade();
+            let mut attempts = 0;
             let source = glib::timeout_source_new(
                 PLAY_PATIENCE,
                 Some("rtsp-play"),
@@ -304,8 +307,14 @@ mod imp {
                     let Some(film) = film.upgrade() else {
                         return glib::ControlFlow::Break;
                     };
-                    film.free_sinks();
-                    glib::ControlFlow::Continue
+                    attempts += 1;
+                    let last = attempts == PLAY_ATTEMPTS;
+                    film.unstick(last);
+                    if last {
+                        glib::ControlFlow::Break
+                    } else {
+                        glib::ControlFlow::Continue
+                    }
                 },
             );
             source.attach(Some(watcher));
