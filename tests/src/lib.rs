@@ -1,1 +1,18 @@
-//! tests
+//! Whole-cluster tests: the harness that they share. The tests are in `tests/`.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`cluster`] | real services in this process, on free ports, in a temporary directory |
+//! | [`process`] | the real programs, as processes |
+//! | [`person`] | the real client program, run from a home of its own |
+//! | [`wire`] | what goes over a connection, overheard; and a Main that says what it is told |
+//! | [`tokens`] | each wrong kind of token |
+
+// A harness: a test fails where it panics, and the message says where.
+#![allow(clippy::unwrap_used)]
+
+pub mod cluster;
+pub mod person;
+pub mod process;
+pub mod tokens;
+pub mod wire;

@@ -1,0 +1,351 @@
+//! A small cluster to measure: one instance of each service, each a process of its own.
+
+use crate::film;
+use anyhow::Context as _;
+use iceflix_core::{
+    api::{
+        Instance, InstanceId, Kind, MediaId, PageRequest, SessionId, StreamId,
+        auth::{AuthenticatorClient, Token},
+        catalog::{CatalogClient, Tile},
+        streaming::{Stream, StreamingClient},
+    },
+    bus::{Bus, BusConfig},
+    feed::Speaker,
+    membership::{Announcement, Membership},
+    rpc::{Caller, Cluster, Effort},
+    topics::{Entries, MediaItem, Topics},
+    trust::{Purpose, SessionKey, password},
+};
+use sha2::{Digest as _, Sha256};
+use std::{
+    fs::File,
+    net::{SocketAddr, TcpListener},
+    path::Path,
+    process::Stdio,
+    time::Duration,
+};
+use tempfile::TempDir;
+use tokio::process::{Child, Command};
+
+/// Tells this program, started once more, which service it is to be.
+pub const SERVICE: &str = "ICEFLIX_BENCH_SERVICE";
+
+/// How long the cluster may take for anything on its way up.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+const PASSWORD: &str = "only for benchmarks";
+
+/// The cluster, and a client that is logged in. Its processes end with it.
+pub struct World {
+    children: Vec<Child>,
+    cluster: Cluster,
+    streaming: Instance,
+    session: (SessionId, SessionKey),
+    bus: Bus,
+    topics: Topics,
+    _membership: Membership,
+    _dir: TempDir,
+}
+
+/// A node that announces titles which nobody plays.
+pub struct Titles {
+    /// Their ids and names.
+    pub all: Vec<(MediaId, String)>,
+    _speaker: Speaker,
+    _announcement: Announcement,
+}
+
+impl World {
+    /// Starts the services, on free ports, and logs in.
+    ///
+    /// # Errors
+    /// When one of them does not come up.
+    pub async fn start(media: &Path) -> anyhow::Result<Self> {
+        let dir = tempfile::tempdir()?;
+        let session = SessionId::random();
+        let name = format!("bench-{}", &session.to_string()[..8]);
+        // The services find each other through this bus, which is on a port that is free now.
+        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let meeting = format!("tcp/127.0.0.1:{port}");
+        let bus = Bus::open(&BusConfig {
+            cluster: name.clone(),
+            listen: vec![meeting.clone()],
+            connect: Vec::new(),
+            scouting: false,
+            interface: "auto".to_owned(),
+        })
+        .await?;
+        let topics = Topics::new(&name);
+        let membership = Membership::follow(&bus, &topics).await?;
+
+        let password = dir.path().join("password");
+        std::fs::write(&password, PASSWORD)?;
+        let mut children = Vec::new();
+        for kind in Kind::ALL {
+            let mut service = service(kind, dir.path())?;
+            service.args(["--cluster", &name, "--bus-connect", &meeting]);
+            match kind {
+                Kind::Auth => service.arg("--admin-password-file").arg(&password),
+                Kind::Streaming => service.arg("--media").arg(media),
+                Kind::Main | Kind::Catalog => &mut service,
+            };
+            let child = service.spawn();
+            children.push(child.with_context(|| format!("starting the {kind} service"))?);
+        }
+        let everybody = |seen: &[Instance]| {
+            let is_there = |kind| seen.iter().any(|instance| instance.kind == kind);
+            Kind::ALL.into_iter().all(is_there)
+        };
+        let mut seen = membership.watch();
+        let seen = tokio::time::timeout(PATIENCE, seen.wait_for(|v| everybody(&v.instances)));
+        let seen = match seen.await {
+            Ok(seen) => seen?.instances.clone(),
+            Err(_) => anyhow::bail!("the services did not come up:\n{}", logs(dir.path())),
+        };
+        let of_kind = |kind| seen.iter().find(|instance| instance.kind == kind);
+        let main = of_kind(Kind::Main).context("a Main")?.endpoint;
+        let streaming = of_kind(Kind::Streaming).context("a streaming node")?;
+        let streaming = streaming.clone();
+
+        // From here on as any client does it.
+        let cluster = Cluster::connect(vec![main]).await?;
+        let mut known = cluster.directory();
+        tokio::time::timeout(PATIENCE, known.wait_for(|v| everybody(&v.instances))).await??;
+        let key = SessionKey::generate()?;
+        let public = key.public();
+        let login = |auth: AuthenticatorClient, context| {
+            let password = password::prehash("admin", PASSWORD);
+            async move {
+                auth.login(context, "admin".into(), password, session, public)
+                    .await
+            }
+        };
+        let caller = cluster.caller();
+        caller.call_with(Effort::Write, login).await??;
+        Ok(Self {
+            children,
+            cluster,
+            streaming,
+            session: (session, key),
+            bus,
+            topics,
+            _membership: membership,
+            _dir: dir,
+        })
+    }
+
+    /// Calls the services, as a client does.
+    pub fn caller(&self) -> Caller {
+        self.cluster.caller().clone()
+    }
+
+    /// The process id of the streaming node.
+    pub fn streaming_pid(&self) -> u32 {
+        self.streaming.pid
+    }
+
+    /// A token that has all its 30 seconds before it.
+    ///
+    /// # Errors
+    /// When the authenticator gives none.
+    pub async fn token(&self) -> anyhow::Result<Token> {
+        let (session, key) = &self.session;
+        let now = iceflix_core::trust::now();
+        let proof = key.prove(*session, self.topics.cluster(), Purpose::Renew, now);
+        let proof = proof.context("the session's key does not sign")?;
+        let ask = |auth: AuthenticatorClient, context| {
+            let proof = proof.clone();
+            async move { auth.refresh_authorization(context, proof).await }
+        };
+        Ok(self.caller().call(ask).await??)
+    }
+
+    /// The films of exactly this name.
+    ///
+    /// # Errors
+    /// When the catalogue does not answer.
+    pub async fn named(&self, name: &str) -> anyhow::Result<Vec<Tile>> {
+        let ask = |catalog: CatalogClient, context| {
+            let (name, page) = (name.to_owned(), PageRequest::first());
+            async move { catalog.tiles_by_name(context, None, name, true, page).await }
+        };
+        Ok(self.caller().call(ask).await??.items)
+    }
+
+    /// The film to play, once the catalogue has it.
+    ///
+    /// # Errors
+    /// When it does not come.
+    pub async fn film(&self) -> anyhow::Result<MediaId> {
+        let found = tokio::time::timeout(PATIENCE, async {
+            loop {
+                let films = self.named(film::NAME).await?;
+                if let Some(film) = films.iter().find(|film| film.available) {
+                    return anyhow::Ok(film.id);
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+        found.await.context("the film did not appear")?
+    }
+
+    /// Authorises a stream.
+    ///
+    /// # Errors
+    /// When the node refuses.
+    pub async fn get_stream(&self, token: &Token, film: MediaId) -> anyhow::Result<Stream> {
+        let ask = |node: StreamingClient, context| {
+            let token = token.clone();
+            async move { node.get_stream(context, token, film).await }
+        };
+        let (caller, node) = (self.caller(), self.streaming.endpoint);
+        Ok(caller.call_at(node, PATIENCE, ask).await??)
+    }
+
+    /// Ends a stream.
+    ///
+    /// # Errors
+    /// When the node refuses.
+    pub async fn stop_stream(&self, token: &Token, stream: StreamId) -> anyhow::Result<()> {
+        let ask = |node: StreamingClient, context| {
+            let token = token.clone();
+            async move { node.stop(context, token, stream).await }
+        };
+        let (caller, node) = (self.caller(), self.streaming.endpoint);
+        Ok(caller.call_at(node, PATIENCE, ask).await??)
+    }
+
+    /// Announces so many titles, and waits until the catalogue has them all.
+    ///
+    /// # Errors
+    /// When they do not appear.
+    pub async fn titles(&self, count: usize) -> anyhow::Result<Titles> {
+        let all: Vec<_> = (0..count).map(title).collect();
+        let mut entries = Entries::new();
+        for (id, name) in &all {
+            let item = MediaItem {
+                id: *id,
+                name: name.clone(),
+                size: 700_000_000,
+                duration_s: Some(5400.0),
+                format: "MP4, H.264 1280×720, AAC 2 channels".to_owned(),
+                unplayable: None,
+            };
+            entries.insert(id.to_string(), serde_json::to_value(item)?);
+        }
+        let node: InstanceId = "titles".parse()?;
+        let topic = self.topics.media();
+        let speaker = Speaker::start(&self.bus, &topic, &node, entries).await?;
+        // The node has no door: only the catalogue has to believe that it lives.
+        let nowhere = SocketAddr::from(([127, 0, 0, 1], 9));
+        let announcement =
+            Announcement::start(&self.bus, &self.topics, Kind::Streaming, &node, nowhere).await?;
+        let complete = async {
+            while self.count("title").await? < count {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            anyhow::Ok(())
+        };
+        let complete = tokio::time::timeout(PATIENCE, complete).await;
+        complete.context("the catalogue did not get all titles")??;
+        Ok(Titles {
+            all,
+            _speaker: speaker,
+            _announcement: announcement,
+        })
+    }
+
+    /// How many available films have this in their name.
+    async fn count(&self, part: &str) -> anyhow::Result<usize> {
+        let (mut count, mut page) = (0, PageRequest::first());
+        loop {
+            let ask = |catalog: CatalogClient, context| {
+                let (name, page) = (part.to_owned(), page.clone());
+                async move {
+                    catalog
+                        .tiles_by_name(context, None, name, false, page)
+                        .await
+                }
+            };
+            let got = self.caller().call(ask).await??;
+            count += got.items.iter().filter(|film| film.available).count();
+            match got.next {
+                Some(next) => page.after = Some(next),
+                None => return Ok(count),
+            }
+        }
+    }
+
+    /// Stops everything.
+    pub async fn stop(mut self) {
+        for child in &mut self.children {
+            // It has ended by itself when this fails.
+            let _ = child.kill().await;
+        }
+        self.bus.close().await;
+    }
+}
+
+/// The n-th title: its name is made of words that many titles have and a number of its own.
+fn title(n: usize) -> (MediaId, String) {
+    const FIRST: [&str; 10] = [
+        "Silent", "Golden", "Última", "Lost", "Frozen", "Crimson", "Distant", "Étrange", "Quiet",
+        "Wild",
+    ];
+    const SECOND: [&str; 10] = [
+        "River", "Mountain", "Noche", "Garden", "Harbour", "Station", "Señal", "Winter", "Road",
+        "Sea",
+    ];
+    let (first, second) = (FIRST[n % 10], SECOND[n / 10 % 10]);
+    let name = format!("{first} {second} title {n:05}");
+    let id = MediaId::from_bytes(Sha256::digest(&name).into());
+    (id, name)
+}
+
+/// This program, about to be a service.
+fn service(kind: Kind, dir: &Path) -> anyhow::Result<Command> {
+    let log = File::create(dir.join(format!("{kind}.log")))?;
+    let mut command = Command::new(std::env::current_exe()?);
+    // Nothing of what the environment says to other clusters' services.
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("ICEFLIX_") {
+            command.env_remove(name);
+        }
+    }
+    command
+        .env(SERVICE, kind.as_str())
+        .args(["--bus-scouting", "false", "--log", "warn"])
+        .args(["--instance", &format!("{kind}-1")])
+        .arg("--state-dir")
+        .arg(dir.join(kind.as_str()))
+        // The pipe closes when this process ends, however it does.
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(log)
+        .kill_on_drop(true);
+    Ok(command)
+}
+
+/// What the services said.
+fn logs(dir: &Path) -> String {
+    let mut text = String::new();
+    for kind in Kind::ALL {
+        let log = std::fs::read_to_string(dir.join(format!("{kind}.log")));
+        text.push_str(&format!("{kind}: {}\n", log.unwrap_or_default().trim()));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn titles_are_distinct() {
+        let titles: Vec<_> = (0..10_000).map(title).collect();
+        let ids: BTreeSet<_> = titles.iter().map(|(id, _)| *id).collect();
+        let names: BTreeSet<_> = titles.iter().map(|(_, name)| name).collect();
+        assert_eq!((ids.len(), names.len()), (10_000, 10_000));
+    }
+}
