@@ -3,7 +3,7 @@
 //! | row | what it holds |
 //! |---|---|
 //! | `user/{name}` | password hash, role, when made |
-//! | `epoch/{name}` | how often the user was revoked: sessions of an earlier epoch are over |
+//! | `epoch/{name}` | when the user was last revoked: sessions of an earlier epoch are over |
 //! | `session/{id}` | user, public key, epoch, end |
 //! | `ended/{id}` | that a session was ended: a row of its own, so that it wins whatever comes |
 
@@ -13,15 +13,16 @@ use iceflix_core::{
         auth::{PreHash, Role, UserInfo},
     },
     replica::{Replica, RowChange, StoreError},
-    trust::{self, password},
+    trust::{self, SESSION_LIFETIME, password},
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use std::{sync::Arc, time::Duration};
 use tokio::sync::{Mutex, MutexGuard, Semaphore};
 
-/// How long an ended or expired session is remembered after its end: longer than any token of it.
-const REMEMBERED: Duration = Duration::from_secs(3600);
+/// How long it is remembered that a session was ended: longer than it would have lasted, so that
+/// no write from elsewhere brings it back.
+const REMEMBERED: Duration = Duration::from_secs(SESSION_LIFETIME.as_secs() + 24 * 3600);
 
 /// The name of the first user.
 pub const FIRST_ADMIN: &str = "admin";
@@ -177,7 +178,25 @@ impl Accounts {
         read(&key, self.replica.get_or_ask(&key).await?)
     }
 
-    /// How often the user was revoked.
+    /// The same, as far as is known here.
+    pub fn user_here(&self, name: &str) -> Option<User> {
+        let key = user_key(name);
+        read(&key, self.replica.get(&key)?)
+    }
+
+    /// Whether there was a user of that name, who was removed: the epoch stays.
+    pub fn was_removed(&self, name: &str) -> bool {
+        password::user_name(name).is_some_and(|name| self.epoch(&name) > 0)
+    }
+
+    /// The next epoch: later than the one known here, and than one that another authenticator may
+    /// be giving at the same time.
+    fn next_epoch(&self, name: &str) -> u64 {
+        let now = u64::try_from(trust::now().as_millis()).unwrap_or(u64::MAX);
+        now.max(self.epoch(name).saturating_add(1))
+    }
+
+    /// Since when the user's sessions count: milliseconds since 1970 of the last revocation, or 0.
     pub fn epoch(&self, name: &str) -> u64 {
         let key = epoch_key(name);
         self.replica
@@ -198,8 +217,14 @@ impl Accounts {
 
     /// A session that was not ended and is not over.
     pub async fn session(&self, id: SessionId) -> Option<Session> {
+        self.replica.get_or_ask(&session_key(id)).await?;
+        self.session_here(id)
+    }
+
+    /// The same, as far as is known here.
+    pub fn session_here(&self, id: SessionId) -> Option<Session> {
         let key = session_key(id);
-        let session: Session = read(&key, self.replica.get_or_ask(&key).await?)?;
+        let session: Session = read(&key, self.replica.get(&key)?)?;
         let over = self.was_ended(id)
             || session.until <= trust::now().as_secs()
             || session.epoch < self.epoch(&session.user);
@@ -263,7 +288,7 @@ impl Accounts {
         user: &User,
         keep: Option<(SessionId, Session)>,
     ) -> Result<(), AccountsError> {
-        let epoch = self.epoch(name) + 1;
+        let epoch = self.next_epoch(name);
         let mut rows = vec![write(user_key(name), user), write(epoch_key(name), &epoch)];
         if let Some((id, session)) = keep {
             rows.push(write(session_key(id), &Session { epoch, ..session }));
@@ -273,7 +298,7 @@ impl Accounts {
 
     /// Removes a user, and ends all sessions.
     pub async fn remove_user(&self, name: &str) -> Result<(), AccountsError> {
-        let epoch = write(epoch_key(name), &(self.epoch(name) + 1));
+        let epoch = write(epoch_key(name), &self.next_epoch(name));
         Ok(self
             .replica
             .put(vec![(user_key(name), None), epoch])
@@ -282,7 +307,7 @@ impl Accounts {
 
     /// Ends all sessions of a user.
     pub async fn revoke(&self, name: &str) -> Result<(), AccountsError> {
-        let epoch = write(epoch_key(name), &(self.epoch(name) + 1));
+        let epoch = write(epoch_key(name), &self.next_epoch(name));
         Ok(self.replica.put(vec![epoch]).await?)
     }
 

@@ -80,7 +80,13 @@ impl Server for AuthServer {
             let password = tokio::fs::read_to_string(file)
                 .await
                 .with_context(|| format!("the admin's password file {}", file.display()))?;
-            accounts.make_first_admin(password.trim()).await?;
+            let password = password.trim();
+            anyhow::ensure!(
+                !password.is_empty(),
+                "the admin's password file {} is empty; write a password into it",
+                file.display()
+            );
+            accounts.make_first_admin(password).await?;
         }
         let status = Arc::new(Status::start(&node, &key, &accounts).await?);
         let telling = {

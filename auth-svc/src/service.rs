@@ -121,21 +121,29 @@ impl AuthService {
             Some(name) => self.accounts.user(name).await,
             None => None,
         };
+        // Read first: what is revoked while the password is being checked is revoked for this, too.
+        let epoch = name.as_deref().map_or(0, |name| self.accounts.epoch(name));
         let right = self.accounts.verify(user.as_ref(), password).await?;
         let (Some(name), Some(user), true) = (name, user, right) else {
             return Err(AuthError::WrongCredentials.into());
         };
         let _deciding = self.accounts.decide().await;
+        if self.accounts.user_here(&name).as_ref() != Some(&user)
+            || self.accounts.epoch(&name) != epoch
+        {
+            return Err(AuthError::WrongCredentials.into());
+        }
         if self.accounts.was_ended(id) {
             return Err(AuthError::SessionEnded.into());
         }
-        let session = match self.accounts.session(id).await {
+        // The client chose the id at random, so there is nobody to ask about it.
+        let session = match self.accounts.session_here(id) {
             // The same login again: its first answer was lost.
             Some(session) if session.user == name && session.key == key => session,
             Some(_) => return Err(AuthError::WrongCredentials.into()),
             None => {
                 let session = Session {
-                    epoch: self.accounts.epoch(&name),
+                    epoch,
                     user: name.clone(),
                     key,
                     until: (trust::now() + SESSION_LIFETIME).as_secs(),
@@ -181,16 +189,26 @@ impl AuthService {
         }
         let (name, user) = self.existing(user).await?;
         if own {
-            // Asked again after its answer was lost, the old one is the new one already.
             let old = old.ok_or(AuthError::WrongCredentials)?;
             if !self.accounts.verify(Some(&user), old).await? {
-                return Err(AuthError::WrongCredentials.into());
+                // The same request again, after its first answer was lost?
+                return match self.accounts.verify(Some(&user), new).await? {
+                    true => Ok(()),
+                    false => Err(AuthError::WrongCredentials.into()),
+                };
             }
         }
         let password = self.accounts.hash(new).await?;
         let _deciding = self.accounts.decide().await;
+        // Hashing took a while: what was removed or changed meanwhile stays so.
+        match self.accounts.user_here(&name) {
+            None => return Err(AuthError::UnknownUser.into()),
+            Some(now) if own && now != user => return Err(AuthError::WrongCredentials.into()),
+            Some(_) => {}
+        }
+        self.verifier.check(token).await?;
         let keep = match own {
-            true => self.accounts.session(caller.session).await,
+            true => self.accounts.session_here(caller.session),
             false => None,
         };
         let user = User { password, ..user };
@@ -232,7 +250,11 @@ impl AuthService {
     async fn try_remove_user(&self, token: &Token, user: &str) -> Result<(), Failed> {
         self.admin(token).await?;
         let _deciding = self.accounts.decide().await;
-        let (name, user) = self.existing(user).await?;
+        let (name, user) = match self.existing(user).await {
+            // The same request again, after its first answer was lost.
+            Err(AuthError::UnknownUser) if self.accounts.was_removed(user) => return Ok(()),
+            existing => existing?,
+        };
         if user.role == Role::Admin && self.accounts.is_last_admin(&name) {
             return Err(AuthError::LastAdmin.into());
         }

@@ -4,6 +4,7 @@ use crate::{
     Options,
     report::Figure,
     stats::{median, ms, percentile},
+    titles::Titles,
     world::World,
 };
 use anyhow::ensure;
@@ -55,7 +56,7 @@ pub async fn run(options: &Options, world: &World) -> anyhow::Result<Vec<Figure>
         false => (5, Duration::from_secs(1)),
     };
     let begin = Instant::now();
-    let titles = world.titles(TITLES).await?;
+    let titles = Titles::announce(world, TITLES).await?;
     let mut figures = vec![Figure::new("titles.visible", "ms", ms(begin.elapsed()))];
     let calls = calls(&world.caller(), &titles.all);
 

@@ -10,6 +10,9 @@ use crate::{
 use iceflix_core::api::{MediaId, auth::Token};
 use std::time::{Duration, Instant};
 
+/// Which step of a start.
+type Step = fn(&Start) -> Duration;
+
 /// How long each step of one start took.
 struct Start {
     get_stream: Duration,
@@ -47,15 +50,14 @@ pub async fn run(options: &Options, world: &World) -> anyhow::Result<Vec<Figure>
     }
     for (transport, starts) in transports.into_iter().zip(&starts) {
         let name = format!("first_packet.{}", transport.name());
-        let times = |step: fn(&Start) -> Duration| -> Vec<f64> {
-            starts.iter().map(|start| ms(step(start))).collect()
-        };
+        let times =
+            |step: Step| -> Vec<f64> { starts.iter().map(|start| ms(step(start))).collect() };
         let whole = times(|start| start.whole);
         let p50 = Figure::new(format!("{name}.p50"), "ms", median(&whole));
         figures.push(p50.asked(Asked::AtMost(50.0)).original(416.0));
         let p99 = percentile(&whole, 99.0);
         figures.push(Figure::new(format!("{name}.p99"), "ms", p99));
-        let steps: [(&str, fn(&Start) -> Duration); 4] = [
+        let steps: [(&str, Step); 4] = [
             ("get_stream", |start| start.get_stream),
             ("describe", |start| start.describe),
             ("setup", |start| start.set_up),

@@ -10,6 +10,7 @@ mod hashing;
 mod report;
 mod rtsp;
 mod stats;
+mod titles;
 mod usage;
 mod viewers;
 mod world;
@@ -114,7 +115,8 @@ async fn run(options: &Options) -> anyhow::Result<()> {
     let mut report = Report {
         started: SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs(),
         processors: std::thread::available_parallelism().map_or(1, usize::from),
-        load: load(),
+        load_before: load(),
+        load_after: None,
         quick: options.quick,
         figures: Vec::new(),
     };
@@ -143,15 +145,16 @@ async fn run(options: &Options) -> anyhow::Result<()> {
         }
         world.stop().await;
     }
+    report.load_after = load();
     let path = dir.join("results.json");
     report.write(&path)?;
     print!("{}", report.table());
-    let load = report
-        .load
-        .map_or("unknown".into(), |load| format!("{load:.1}"));
+    let shown = |load: Option<f64>| load.map_or("unknown".into(), |load| format!("{load:.1}"));
     eprintln!(
-        "{} processors, load {load} at the start; also in {}",
+        "{} processors, load {} before and {} after; also in {}",
         report.processors,
+        shown(report.load_before),
+        shown(report.load_after),
         path.display()
     );
     Ok(())

@@ -77,7 +77,9 @@ pub struct Report {
     /// How many processors there were.
     pub processors: usize,
     /// The load average over a minute when it began: what else the machine was doing.
-    pub load: Option<f64>,
+    pub load_before: Option<f64>,
+    /// The same at the end, with the run's own part in it.
+    pub load_after: Option<f64>,
     /// Fewer repetitions were made than usual.
     pub quick: bool,
     /// What was measured.
@@ -145,7 +147,8 @@ mod tests {
         let report = Report {
             started: 0,
             processors: 2,
-            load: None,
+            load_before: None,
+            load_after: None,
             quick: false,
             figures,
         };

@@ -236,9 +236,8 @@ fn controls(base: &str, sdp: &str) -> Vec<String> {
     sdp.split("\nm=")
         .skip(1)
         .filter_map(|track| {
-            track
-                .lines()
-                .find_map(|line| line.strip_prefix("a=control:"))
+            let mut lines = track.lines();
+            lines.find_map(|line| line.trim_end().strip_prefix("a=control:"))
         })
         .map(|control| {
             if control.starts_with("rtsp://") {

@@ -9,7 +9,7 @@ use crate::{
 };
 use anyhow::Context as _;
 use futures::future::try_join_all;
-use iceflix_core::api::{MediaId, StreamId};
+use iceflix_core::api::{MediaId, StreamId, auth::Token};
 use std::{
     sync::{
         Arc,
@@ -18,6 +18,9 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::task::JoinHandle;
+
+/// How long after the last viewer left the node is looked at again.
+const AFTERWARDS: Duration = Duration::from_secs(3);
 
 /// What the viewers share with who watches them.
 #[derive(Default)]
@@ -36,44 +39,46 @@ struct Viewer {
 /// # Errors
 /// When one of them cannot.
 pub async fn run(options: &Options, world: &World) -> anyhow::Result<Vec<Figure>> {
-    let (viewers, seconds) = if options.quick { (5, 4) } else { (20, 12) };
+    let (count, seconds) = if options.quick { (5, 4) } else { (20, 12) };
     let film = world.film().await?;
     let mut figures = Vec::new();
     for transport in [Transport::Tcp, Transport::Udp] {
-        // One before the others, so that what is kept for good is there already.
-        watch(world, film, transport, 1, Duration::ZERO).await?;
         let time = Duration::from_secs(seconds);
-        let seen = watch(world, film, transport, viewers, time).await?;
+        let seen = watch(world, film, transport, count, time).await?;
         let name = format!("viewers.{}", transport.name());
-        let each = f64::from(viewers);
+        let each = f64::from(count);
         let mut add = |what: &str, unit, value| {
             figures.push(Figure::new(format!("{name}.{what}"), unit, value));
         };
-        add("count", "viewers", each);
-        let memory = seen.during.memory_mib - seen.before.memory_mib;
+        add("count", "viewers", each + 1.0);
+        let memory = seen.many.memory_mib - seen.one.memory_mib;
         add("memory_each", "MiB", memory / each);
-        let threads = f64::from(seen.during.threads) - f64::from(seen.before.threads);
+        let threads = f64::from(seen.many.threads) - f64::from(seen.one.threads);
         add("threads_each", "threads", threads / each);
-        add("rate_each", "Mb/s", seen.bytes * 8e-6 / seen.seconds / each);
+        let rate = seen.bytes * 8e-6 / seen.seconds / (each + 1.0);
+        add("rate_each", "Mb/s", rate);
         add("cpu_per_gb", "s/GB", seen.cpu_s / (seen.bytes * 1e-9));
-        let left = f64::from(seen.after.threads) - f64::from(seen.before.threads);
-        add("threads_left", "threads", left);
-        let left = seen.after.memory_mib - seen.before.memory_mib;
-        add("memory_left", "MiB", left);
+        add("memory_after", "MiB", seen.after.memory_mib);
+        add("threads_after", "threads", f64::from(seen.after.threads));
     }
-    let idle = usage(world.streaming_pid())?;
-    figures.push(Figure::new("viewers.none.memory", "MiB", idle.memory_mib));
-    figures.push(Figure::new(
-        "viewers.none.threads",
-        "threads",
-        f64::from(idle.threads),
-    ));
+    let idle = world.streaming_idle();
+    for (what, unit, value) in [
+        ("memory", "MiB", idle.memory_mib),
+        ("threads", "threads", f64::from(idle.threads)),
+    ] {
+        figures.push(Figure::new(format!("viewers.before.{what}"), unit, value));
+    }
     Ok(figures)
 }
 
+/// What was seen of the streaming node.
 struct Seen {
-    before: Usage,
-    during: Usage,
+    /// With one viewer: the others' cost is what is added to it, so that what is there once for
+    /// all of them does not count.
+    one: Usage,
+    /// With all the others, too.
+    many: Usage,
+    /// When all had gone.
     after: Usage,
     /// What follows was measured in the middle, when all were watching.
     seconds: f64,
@@ -81,6 +86,7 @@ struct Seen {
     cpu_s: f64,
 }
 
+/// Lets one watch, then `count` others with it.
 async fn watch(
     world: &World,
     film: MediaId,
@@ -89,60 +95,59 @@ async fn watch(
     time: Duration,
 ) -> anyhow::Result<Seen> {
     let pid = world.streaming_pid();
-    let before = usage(pid)?;
     let shared = Arc::new(Shared::default());
+    let received = || shared.bytes.load(Ordering::Relaxed);
     // Its 30 seconds are longer than the whole takes.
     let token = world.token().await?;
-    let mut viewers = Vec::new();
+    let mut viewers = vec![join(world, &token, film, transport, &shared).await?];
+    // Queues fill at the start, and what is sent ahead then does not count either.
+    tokio::time::sleep(time / 4).await;
+    let one = usage(pid)?;
     for _ in 0..count {
-        let stream = world.get_stream(&token, film).await?;
-        let shared = Arc::clone(&shared);
-        let url = stream.url;
-        let playing = tokio::task::spawn_blocking(move || Player::play(&url, transport));
-        let (player, _) = playing.await??;
-        let reading = tokio::task::spawn_blocking(move || read(player, &shared));
-        let stream = stream.stream;
-        viewers.push(Viewer { stream, reading });
+        viewers.push(join(world, &token, film, transport, &shared).await?);
     }
-    // What is sent ahead at the start does not count.
-    tokio::time::sleep(time / 6).await;
-    let (begin, bytes, first) = (
-        Instant::now(),
-        shared.bytes.load(Ordering::Relaxed),
-        usage(pid)?,
-    );
+    tokio::time::sleep(time / 4).await;
+    let (begin, bytes, first) = (Instant::now(), received(), usage(pid)?);
     tokio::time::sleep(time).await;
-    let (elapsed, all, during) = (
-        begin.elapsed(),
-        shared.bytes.load(Ordering::Relaxed),
-        usage(pid)?,
-    );
+    let (seconds, bytes, many) = (begin.elapsed(), received() - bytes, usage(pid)?);
 
     shared.stop.store(true, Ordering::Relaxed);
     let token = world.token().await?;
-    let stopped = viewers.into_iter().map(|viewer| {
+    let leaving = viewers.into_iter().map(|viewer| {
         let token = token.clone();
         async move {
             viewer.reading.await?.context("a viewer")?;
             world.stop_stream(&token, viewer.stream).await
         }
     });
-    try_join_all(stopped).await?;
-    // Threads and memory are given back by and by.
-    let deadline = Instant::now() + Duration::from_secs(3);
-    let mut after = usage(pid)?;
-    while after.threads > before.threads && Instant::now() < deadline {
-        tokio::time::sleep(Duration::from_millis(50)).await;
-        after = usage(pid)?;
-    }
+    try_join_all(leaving).await?;
+    // Threads and memory are given back by and by; GLib keeps some threads for a while.
+    tokio::time::sleep(AFTERWARDS).await;
     Ok(Seen {
-        before,
-        during,
-        after,
-        seconds: elapsed.as_secs_f64(),
+        one,
+        many,
+        after: usage(pid)?,
+        seconds: seconds.as_secs_f64(),
         // A run delivers far less than the 2^53 bytes that a double counts.
-        bytes: (all - bytes) as f64,
-        cpu_s: during.cpu_s - first.cpu_s,
+        bytes: bytes as f64,
+        cpu_s: many.cpu_s - first.cpu_s,
+    })
+}
+
+async fn join(
+    world: &World,
+    token: &Token,
+    film: MediaId,
+    transport: Transport,
+    shared: &Arc<Shared>,
+) -> anyhow::Result<Viewer> {
+    let stream = world.get_stream(token, film).await?;
+    let (url, shared) = (stream.url, Arc::clone(shared));
+    let playing = tokio::task::spawn_blocking(move || Player::play(&url, transport));
+    let (player, _) = playing.await??;
+    Ok(Viewer {
+        stream: stream.stream,
+        reading: tokio::task::spawn_blocking(move || read(player, &shared)),
     })
 }
 

@@ -1,29 +1,24 @@
 //! A small cluster to measure: one instance of each service, each a process of its own.
 
-use crate::film;
+use crate::{
+    film,
+    usage::{Usage, usage},
+};
 use anyhow::Context as _;
 use iceflix_core::{
     api::{
-        Instance, InstanceId, Kind, MediaId, PageRequest, SessionId, StreamId,
+        Instance, Kind, MediaId, PageRequest, SessionId, StreamId,
         auth::{AuthenticatorClient, Token},
         catalog::{CatalogClient, Tile},
         streaming::{Stream, StreamingClient},
     },
     bus::{Bus, BusConfig},
-    feed::Speaker,
-    membership::{Announcement, Membership},
+    membership::Membership,
     rpc::{Caller, Cluster, Effort},
-    topics::{Entries, MediaItem, Topics},
+    topics::Topics,
     trust::{Purpose, SessionKey, password},
 };
-use sha2::{Digest as _, Sha256};
-use std::{
-    fs::File,
-    net::{SocketAddr, TcpListener},
-    path::Path,
-    process::Stdio,
-    time::Duration,
-};
+use std::{fs::File, net::TcpListener, path::Path, process::Stdio, time::Duration};
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
@@ -31,7 +26,7 @@ use tokio::process::{Child, Command};
 pub const SERVICE: &str = "ICEFLIX_BENCH_SERVICE";
 
 /// How long the cluster may take for anything on its way up.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 const PASSWORD: &str = "only for benchmarks";
 
@@ -40,19 +35,14 @@ pub struct World {
     children: Vec<Child>,
     cluster: Cluster,
     streaming: Instance,
+    streaming_idle: Usage,
     session: (SessionId, SessionKey),
-    bus: Bus,
-    topics: Topics,
+    /// How this process takes part itself.
+    pub(crate) bus: Bus,
+    /// The keys on the bus.
+    pub(crate) topics: Topics,
     _membership: Membership,
     _dir: TempDir,
-}
-
-/// A node that announces titles which nobody plays.
-pub struct Titles {
-    /// Their ids and names.
-    pub all: Vec<(MediaId, String)>,
-    _speaker: Speaker,
-    _announcement: Announcement,
 }
 
 impl World {
@@ -122,9 +112,11 @@ impl World {
         };
         let caller = cluster.caller();
         caller.call_with(Effort::Write, login).await??;
+        let streaming_idle = usage(streaming.pid)?;
         Ok(Self {
             children,
             cluster,
+            streaming_idle,
             streaming,
             session: (session, key),
             bus,
@@ -144,6 +136,11 @@ impl World {
         self.streaming.pid
     }
 
+    /// What the streaming node used before anything was played.
+    pub fn streaming_idle(&self) -> Usage {
+        self.streaming_idle
+    }
+
     /// A token that has all its 30 seconds before it.
     ///
     /// # Errors
@@ -152,7 +149,7 @@ impl World {
         let (session, key) = &self.session;
         let now = iceflix_core::trust::now();
         let proof = key.prove(*session, self.topics.cluster(), Purpose::Renew, now);
-        let proof = proof.context("the session's key does not sign")?;
+        let proof = proof.context("a date within all calendars")?;
         let ask = |auth: AuthenticatorClient, context| {
             let proof = proof.clone();
             async move { auth.refresh_authorization(context, proof).await }
@@ -215,67 +212,6 @@ impl World {
         Ok(caller.call_at(node, PATIENCE, ask).await??)
     }
 
-    /// Announces so many titles, and waits until the catalogue has them all.
-    ///
-    /// # Errors
-    /// When they do not appear.
-    pub async fn titles(&self, count: usize) -> anyhow::Result<Titles> {
-        let all: Vec<_> = (0..count).map(title).collect();
-        let mut entries = Entries::new();
-        for (id, name) in &all {
-            let item = MediaItem {
-                id: *id,
-                name: name.clone(),
-                size: 700_000_000,
-                duration_s: Some(5400.0),
-                format: "MP4, H.264 1280×720, AAC 2 channels".to_owned(),
-                unplayable: None,
-            };
-            entries.insert(id.to_string(), serde_json::to_value(item)?);
-        }
-        let node: InstanceId = "titles".parse()?;
-        let topic = self.topics.media();
-        let speaker = Speaker::start(&self.bus, &topic, &node, entries).await?;
-        // The node has no door: only the catalogue has to believe that it lives.
-        let nowhere = SocketAddr::from(([127, 0, 0, 1], 9));
-        let announcement =
-            Announcement::start(&self.bus, &self.topics, Kind::Streaming, &node, nowhere).await?;
-        let complete = async {
-            while self.count("title").await? < count {
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-            anyhow::Ok(())
-        };
-        let complete = tokio::time::timeout(PATIENCE, complete).await;
-        complete.context("the catalogue did not get all titles")??;
-        Ok(Titles {
-            all,
-            _speaker: speaker,
-            _announcement: announcement,
-        })
-    }
-
-    /// How many available films have this in their name.
-    async fn count(&self, part: &str) -> anyhow::Result<usize> {
-        let (mut count, mut page) = (0, PageRequest::first());
-        loop {
-            let ask = |catalog: CatalogClient, context| {
-                let (name, page) = (part.to_owned(), page.clone());
-                async move {
-                    catalog
-                        .tiles_by_name(context, None, name, false, page)
-                        .await
-                }
-            };
-            let got = self.caller().call(ask).await??;
-            count += got.items.iter().filter(|film| film.available).count();
-            match got.next {
-                Some(next) => page.after = Some(next),
-                None => return Ok(count),
-            }
-        }
-    }
-
     /// Stops everything.
     pub async fn stop(mut self) {
         for child in &mut self.children {
@@ -284,22 +220,6 @@ impl World {
         }
         self.bus.close().await;
     }
-}
-
-/// The n-th title: its name is made of words that many titles have and a number of its own.
-fn title(n: usize) -> (MediaId, String) {
-    const FIRST: [&str; 10] = [
-        "Silent", "Golden", "Última", "Lost", "Frozen", "Crimson", "Distant", "Étrange", "Quiet",
-        "Wild",
-    ];
-    const SECOND: [&str; 10] = [
-        "River", "Mountain", "Noche", "Garden", "Harbour", "Station", "Señal", "Winter", "Road",
-        "Sea",
-    ];
-    let (first, second) = (FIRST[n % 10], SECOND[n / 10 % 10]);
-    let name = format!("{first} {second} title {n:05}");
-    let id = MediaId::from_bytes(Sha256::digest(&name).into());
-    (id, name)
 }
 
 /// This program, about to be a service.
@@ -334,18 +254,4 @@ fn logs(dir: &Path) -> String {
         text.push_str(&format!("{kind}: {}\n", log.unwrap_or_default().trim()));
     }
     text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::collections::BTreeSet;
-
-    #[test]
-    fn titles_are_distinct() {
-        let titles: Vec<_> = (0..10_000).map(title).collect();
-        let ids: BTreeSet<_> = titles.iter().map(|(id, _)| *id).collect();
-        let names: BTreeSet<_> = titles.iter().map(|(_, name)| name).collect();
-        assert_eq!((ids.len(), names.len()), (10_000, 10_000));
-    }
 }

@@ -107,14 +107,17 @@ impl Store {
                 new.entry(key).or_insert(row);
             }
         }
-        let changes = new.into_iter().map(|(key, row)| {
-            // Texts and numbers within bounds: there is nothing in it that JSON cannot hold.
-            (key, serde_json::to_value(row).ok())
-        });
-        let changes: Vec<RowChange> = changes.filter(|(_, row)| row.is_some()).collect();
-        if changes.is_empty() {
+        // Texts and numbers within bounds: there is nothing in it that JSON cannot hold.
+        let rows = new
+            .into_iter()
+            .filter_map(|(key, row)| Some((key, serde_json::to_value(row).ok()?)));
+        let rows: Vec<_> = rows.collect();
+        if rows.is_empty() {
             return Ok(());
         }
-        self.put(changes).await
+        let keys: Vec<String> = rows.iter().map(|(key, _)| key.clone()).collect();
+        self.replica.put_first(rows).await?;
+        self.refresh(keys);
+        Ok(())
     }
 }

@@ -193,7 +193,12 @@ pub enum User {
 
 /// A line typed at the prompt.
 #[derive(Debug, Parser)]
-#[command(name = "iceflix", no_binary_name = true, disable_version_flag = true)]
+#[command(
+    name = "iceflix",
+    no_binary_name = true,
+    disable_version_flag = true,
+    help_template = "{subcommands}\n\n{after-help}"
+)]
 pub struct Line {
     /// Print one JSON document to standard output
     #[arg(long, global = true)]

@@ -357,8 +357,9 @@ fn zenoh_config(config: &BusConfig) -> Result<Config, BusError> {
     set("listen/exit_on_failure", true.into())?;
     set("connect/endpoints", config.connect.clone().into())?;
     set("connect/exit_on_failure", false.into())?;
-    set("connect/timeout_ms", 0.into())?;
-    // A neighbour that is just starting is found soon, one that is gone costs little.
+    // Never given up: a neighbour that starts later is met then.
+    set("connect/timeout_ms", (-1).into())?;
+    // One that is just starting is found soon, one that is gone costs little.
     set(
         "connect/retry",
         serde_json::json!({

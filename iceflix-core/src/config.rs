@@ -316,7 +316,30 @@ pub fn from_table<C: ServiceConfig>(table: Table) -> Result<C, ConfigError> {
     config.check().map_err(ConfigError::Value)?;
     let common = config.common();
     check_plain(common.listen.ip(), "listen").map_err(ConfigError::Value)?;
+    for (key, endpoints) in [
+        ("bus_listen", &common.bus_listen),
+        ("bus_connect", &common.bus_connect),
+    ] {
+        for endpoint in endpoints {
+            check_endpoint(endpoint, key).map_err(ConfigError::Value)?;
+        }
+    }
     Ok(config)
+}
+
+/// Checks an address of the bus: `tcp/ADDRESS:PORT`, on this machine.
+fn check_endpoint(endpoint: &str, key: &str) -> Result<(), String> {
+    let address = endpoint
+        .strip_prefix("tcp/")
+        .and_then(|address| address.parse::<SocketAddr>().ok())
+        .ok_or_else(|| format!("`{key}`: {endpoint:?} is not of the form tcp/ADDRESS:PORT"))?;
+    check_plain(address.ip(), key)
+}
+
+/// Whether connections that are not encrypted may leave this machine: in the project's own
+/// network-namespace tests only.
+pub fn plain_beyond_loopback() -> bool {
+    std::env::var_os("ICEFLIX_PLAINTEXT_NETNS").is_some()
 }
 
 /// Refuses to answer plain calls beyond this machine.
@@ -324,7 +347,7 @@ pub fn from_table<C: ServiceConfig>(table: Table) -> Result<C, ConfigError> {
 /// # Errors
 /// A sentence that says what to do.
 pub fn check_plain(address: IpAddr, key: &str) -> Result<(), String> {
-    if address.is_loopback() || std::env::var_os("ICEFLIX_PLAINTEXT_NETNS").is_some() {
+    if address.is_loopback() || plain_beyond_loopback() {
         return Ok(());
     }
     Err(format!(
@@ -450,6 +473,12 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(error.contains("not encrypted"), "{error}");
+        for key in ["bus_listen", "bus_connect"] {
+            let open = format!("{key} = [\"tcp/0.0.0.0:7447\"]");
+            let error = load_with(&open, &[]).unwrap_err().to_string();
+            assert!(error.contains(key), "{error}");
+            assert!(load_with(&format!("{key} = [\"nonsense\"]"), &[]).is_err());
+        }
     }
 
     #[test]

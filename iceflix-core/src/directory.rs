@@ -12,49 +12,35 @@ use std::collections::BTreeMap;
 /// how to reach it (its description).
 #[derive(Debug, Default)]
 pub struct Directory {
-    known: BTreeMap<(Kind, InstanceId), Known>,
+    /// Those alive, with their descriptions once they are known.
+    known: BTreeMap<(Kind, InstanceId), Option<Description>>,
     number: u64,
 }
 
-#[derive(Debug, Default)]
-struct Known {
-    alive: bool,
-    description: Option<Description>,
-}
-
 impl Directory {
-    /// An instance is alive. Whether its description is still to be asked for.
-    pub fn alive(&mut self, kind: Kind, instance: &InstanceId) -> bool {
-        let known = self.known.entry((kind, instance.clone())).or_default();
-        let was = std::mem::replace(&mut known.alive, true);
-        let described = known.description.is_some();
-        if !was && described {
-            self.number += 1;
-        }
-        !described
+    /// An instance is alive (or says so again). It is to be asked how to reach it.
+    pub fn alive(&mut self, kind: Kind, instance: &InstanceId) {
+        self.known.entry((kind, instance.clone())).or_default();
     }
 
     /// An instance is alive no more. It may return, on another port.
     pub fn gone(&mut self, kind: Kind, instance: &InstanceId) {
-        if let Some(known) = self.known.remove(&(kind, instance.clone()))
-            && known.alive
-            && known.description.is_some()
-        {
+        if let Some(Some(_)) = self.known.remove(&(kind, instance.clone())) {
             self.number += 1;
         }
     }
 
-    /// An instance said how to reach it. Another protocol's are not for us.
+    /// An instance said how to reach it. Another protocol's are not for us; nor is what was said in
+    /// a life that is over, which may arrive after the goodbye.
     pub fn described(&mut self, kind: Kind, instance: &InstanceId, description: Description) {
         if description.protocol != PROTOCOL {
             return;
         }
-        let known = self.known.entry((kind, instance.clone())).or_default();
-        if known.description.as_ref() != Some(&description) {
-            known.description = Some(description);
-            if known.alive {
-                self.number += 1;
-            }
+        if let Some(known) = self.known.get_mut(&(kind, instance.clone()))
+            && known.as_ref() != Some(&description)
+        {
+            *known = Some(description);
+            self.number += 1;
         }
     }
 
@@ -62,7 +48,7 @@ impl Directory {
     pub fn wanted(&self, kind: Kind, instance: &InstanceId) -> bool {
         self.known
             .get(&(kind, instance.clone()))
-            .is_some_and(|known| known.alive && known.description.is_none())
+            .is_some_and(Option::is_none)
     }
 
     /// How often what [`Directory::instances`] gives has changed.
@@ -74,9 +60,8 @@ impl Directory {
     pub fn instances(&self) -> Vec<Instance> {
         self.known
             .iter()
-            .filter(|(_, known)| known.alive)
             .filter_map(|((kind, instance), known)| {
-                let description = known.description.as_ref()?;
+                let description = known.as_ref()?;
                 Some(Instance {
                     kind: *kind,
                     instance: instance.clone(),
@@ -133,21 +118,14 @@ mod tests {
     }
 
     #[test]
-    fn an_instance_counts_when_it_is_alive_and_described_in_either_order() {
-        for alive_first in [true, false] {
-            let mut directory = Directory::default();
-            if alive_first {
-                assert!(directory.alive(Kind::Auth, &id(1)));
-                assert!(directory.wanted(Kind::Auth, &id(1)));
-                directory.described(Kind::Auth, &id(1), description(1));
-            } else {
-                directory.described(Kind::Auth, &id(1), description(1));
-                assert!(directory.instances().is_empty());
-                assert!(!directory.alive(Kind::Auth, &id(1)));
-            }
-            assert_eq!(directory.number(), 1);
-            assert_eq!(directory.instances().len(), 1);
-        }
+    fn an_instance_counts_when_it_is_alive_and_described() {
+        let mut directory = Directory::default();
+        directory.alive(Kind::Auth, &id(1));
+        assert!(directory.wanted(Kind::Auth, &id(1)));
+        assert!(directory.instances().is_empty());
+        directory.described(Kind::Auth, &id(1), description(1));
+        assert!(!directory.wanted(Kind::Auth, &id(1)));
+        assert_eq!((directory.number(), directory.instances().len()), (1, 1));
     }
 
     #[test]
@@ -157,9 +135,15 @@ mod tests {
         directory.described(Kind::Auth, &id(1), description(1));
         directory.gone(Kind::Auth, &id(1));
         assert!(directory.instances().is_empty());
-        assert!(directory.alive(Kind::Auth, &id(1)), "it is asked anew");
+        // Its last word may come after its goodbye: it must not stand when it returns.
+        let mut leaving = description(1);
+        leaving.draining = true;
+        directory.described(Kind::Auth, &id(1), leaving);
+        directory.alive(Kind::Auth, &id(1));
+        assert!(directory.wanted(Kind::Auth, &id(1)), "it is asked anew");
         directory.described(Kind::Auth, &id(1), description(2));
         assert_eq!(directory.instances()[0].endpoint.port(), 2);
+        assert!(!directory.instances()[0].draining);
     }
 
     #[test]

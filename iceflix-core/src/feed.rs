@@ -221,7 +221,8 @@ impl Hearer {
             follower: Follower::default(),
             sender,
         };
-        hearing.ask_all(JOIN_TIMEOUT).await;
+        let answers = ask_everyone(bus.clone(), hearing.topic.all()).await;
+        hearing.take_in(answers).await;
         let task = tokio::spawn(hearing.run(changes, alive, refreshes));
         let hearer = Self {
             refresh,
@@ -260,6 +261,7 @@ impl Hearing {
         mut refreshes: mpsc::Receiver<tokio::sync::oneshot::Sender<()>>,
     ) {
         let mut asking = Asking::new();
+        let mut refreshing = FuturesUnordered::new();
         let closed = self.sender.clone();
         loop {
             let todo = tokio::select! {
@@ -282,7 +284,14 @@ impl Hearing {
                     None => self.follower.silent(&speaker),
                 },
                 Some(done) = refreshes.recv() => {
-                    self.ask_all(JOIN_TIMEOUT).await;
+                    // Beside the rest: changes go on being heard while somebody is slow to answer.
+                    let answers = ask_everyone(self.bus.clone(), self.topic.all());
+                    refreshing.push(answers.map(|answers| (answers, done)).boxed());
+                    Vec::new()
+                }
+                Some((answers, done)) = refreshing.next() => {
+                    self.take_in(answers).await;
+                    // Whoever asked may have given up.
                     let _ = done.send(());
                     Vec::new()
                 }
@@ -314,15 +323,8 @@ impl Hearing {
         }
     }
 
-    /// Takes a snapshot of everyone who answers.
-    async fn ask_all(&mut self, timeout: Duration) {
-        let answers = match self.bus.ask(&self.topic.all(), Vec::new(), timeout).await {
-            Ok(answers) => answers,
-            Err(error) => {
-                tracing::warn!(%error, "nobody could be asked");
-                return;
-            }
-        };
+    /// Takes in the snapshots of everyone who answered.
+    async fn take_in(&mut self, answers: Vec<Message>) {
         let mut pieces: std::collections::BTreeMap<InstanceId, Vec<Piece>> = Default::default();
         for answer in answers {
             if let Some(speaker) = self.topic.parse(&answer.key)
@@ -353,6 +355,15 @@ impl Hearing {
         }
         ask
     }
+}
+
+/// Asks all speakers of a topic for everything.
+async fn ask_everyone(bus: Bus, key: String) -> Vec<Message> {
+    let answers = bus.ask(&key, Vec::new(), JOIN_TIMEOUT).await;
+    answers.unwrap_or_else(|error| {
+        tracing::warn!(%error, "nobody could be asked");
+        Vec::new()
+    })
 }
 
 /// Asks all speakers of a topic for a few entries by name: for a reader that cannot wait until it

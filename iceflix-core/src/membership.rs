@@ -98,7 +98,8 @@ impl Following {
                     };
                     if !event.alive {
                         self.directory.gone(kind, &instance);
-                    } else if self.directory.alive(kind, &instance) {
+                    } else {
+                        self.directory.alive(kind, &instance);
                         asking.push(ask(self.bus.clone(), event.key, kind, instance).boxed());
                     }
                 }

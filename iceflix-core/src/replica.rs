@@ -19,16 +19,48 @@ use crate::{
 };
 use serde_json::Value;
 use std::{
+    collections::HashMap,
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 use store::Store;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::task::AbortOnDropHandle;
 
 /// How long peers may take to say a row that is missing here.
 const LOOK_UP: Duration = Duration::from_millis(300);
+
+/// For how long a row that nobody has is not asked for again.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+
+/// How many rows are asked for at once: whoever makes up names shall not flood the bus.
+const ASKED_AT_ONCE: usize = 8;
+
+/// How many missing rows are remembered.
+const MISSES: usize = 4096;
+
+/// The rows that nobody had, lately.
+#[derive(Debug, Default)]
+struct Misses(HashMap<String, Instant>);
+
+impl Misses {
+    fn may_ask(&self, key: &str, now: Instant) -> bool {
+        self.0
+            .get(key)
+            .is_none_or(|missed| now.duration_since(*missed) >= ASK_AGAIN)
+    }
+
+    fn missed(&mut self, key: String, now: Instant) {
+        if self.0.len() >= MISSES {
+            self.0
+                .retain(|_, missed| now.duration_since(*missed) < ASK_AGAIN);
+        }
+        if self.0.len() < MISSES {
+            self.0.insert(key, now);
+        }
+    }
+}
 
 /// A row's key and its new value; `None` when it was removed.
 pub type RowChange = (String, Option<Value>);
@@ -58,6 +90,8 @@ struct Inner {
     bus: Bus,
     topic: FeedTopic,
     changed: mpsc::UnboundedSender<Vec<RowChange>>,
+    misses: Mutex<Misses>,
+    asking: Semaphore,
     hearing: Mutex<Option<(Hearer, AbortOnDropHandle<()>)>>,
 }
 
@@ -88,6 +122,8 @@ impl Replica {
             bus: bus.clone(),
             topic: topic.clone(),
             changed,
+            misses: Mutex::default(),
+            asking: Semaphore::new(ASKED_AT_ONCE),
             hearing: Mutex::new(None),
         });
         let (hearer, mut heard) =
@@ -125,11 +161,24 @@ impl Replica {
         if let Some(value) = self.get(key) {
             return Some(value);
         }
-        let inner = &self.inner;
-        for (_, entries) in feed::look_up(&inner.bus, &inner.topic, &[key], LOOK_UP).await {
-            inner.merge(entries).await;
+        if !lock(&self.inner.misses).may_ask(key, Instant::now()) {
+            return None;
         }
-        self.get(key)
+        let Ok(_place) = self.inner.asking.try_acquire() else {
+            return None;
+        };
+        let (inner, key) = (Arc::clone(&self.inner), key.to_owned());
+        let asked = tokio::spawn(async move {
+            for (_, entries) in feed::look_up(&inner.bus, &inner.topic, &[&key], LOOK_UP).await {
+                inner.merge(entries).await;
+            }
+            let value = lock(&inner.rows).get(&key).cloned();
+            if value.is_none() {
+                lock(&inner.misses).missed(key, Instant::now());
+            }
+            value
+        });
+        asked.await.ok()?
     }
 
     /// Sets (`Some`) or removes (`None`) rows. On disk here when it returns, and on its way to the
@@ -167,26 +216,34 @@ impl Replica {
         self.write(rows.collect()).await
     }
 
+    /// A caller that gives up in the middle must not part disk from memory: what was begun is
+    /// finished by a task of its own.
     async fn write(&self, written: Vec<(String, Row)>) -> Result<(), StoreError> {
-        let inner = &self.inner;
-        inner.store.write(written.clone()).await?;
-        let newer = {
-            // The speaker takes them in the rows' order: of two writes to a row that pass here at
-            // once, the one that won stands in both.
-            let mut rows = lock(&inner.rows);
-            let newer = rows.merge(written);
-            let said = newer
-                .iter()
-                .map(|(key, row)| (key.clone(), Some(row.to_value())));
-            inner.speaker.change(said.collect());
-            newer
-        };
-        inner.tell(newer);
-        Ok(())
+        let inner = Arc::clone(&self.inner);
+        tokio::spawn(async move { inner.commit(written).await })
+            .await
+            .map_err(|_| StoreError::Closed)?
     }
 }
 
 impl Inner {
+    async fn commit(&self, written: Vec<(String, Row)>) -> Result<(), StoreError> {
+        self.store.write(written.clone()).await?;
+        let newer = {
+            // The speaker takes them in the rows' order: of two writes to a row that pass here at
+            // once, the one that won stands in both.
+            let mut rows = lock(&self.rows);
+            let newer = rows.merge(written);
+            let said = newer
+                .iter()
+                .map(|(key, row)| (key.clone(), Some(row.to_value())));
+            self.speaker.change(said.collect());
+            newer
+        };
+        self.tell(newer);
+        Ok(())
+    }
+
     async fn hear(&self, heard: Heard) {
         match heard {
             Heard::Everything(_, entries) => self.merge(entries).await,

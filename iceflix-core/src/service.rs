@@ -17,7 +17,8 @@ use nix::{
 };
 use serde::{Deserialize, Serialize};
 use std::{
-    fs::File, io::IsTerminal, net::SocketAddr, path::Path, path::PathBuf, process::ExitCode,
+    fs::File, io::IsTerminal, net::SocketAddr, os::unix::fs::DirBuilderExt, path::Path,
+    path::PathBuf, process::ExitCode,
 };
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -40,7 +41,7 @@ pub enum StartError {
     )]
     StateInUse(PathBuf),
     /// Its state directory cannot be made.
-    #[error("the state directory {path} cannot be used: {source}")]
+    #[error("the state directory {path} cannot be used")]
     State {
         /// Which directory.
         path: PathBuf,
@@ -135,10 +136,16 @@ async fn either(interrupt: &mut Signal, terminate: &mut Signal) {
 fn init_logs(config: &Common) {
     use tracing_subscriber::{EnvFilter, fmt};
     // tarpc warns of each client that hangs up in the middle, which is not ours to mend.
-    let filter = format!("{},zenoh=warn,zenoh::net::runtime::orchestrator=error,tarpc=error", config.log);
+    let filter = format!(
+        "{},zenoh=warn,zenoh::net::runtime::orchestrator=error,tarpc=error",
+        config.log
+    );
     let (filter, bad) = match EnvFilter::try_new(&filter) {
         Ok(filter) => (filter, None),
-        Err(error) => (EnvFilter::new("info,zenoh=warn,zenoh::net::runtime::orchestrator=error,tarpc=error"), Some(error)),
+        Err(error) => (
+            EnvFilter::new("info,zenoh=warn,zenoh::net::runtime::orchestrator=error,tarpc=error"),
+            Some(error),
+        ),
     };
     let logs = fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match config.log_format {
@@ -157,7 +164,12 @@ fn lock_state(kind: Kind, directory: &Path) -> Result<Flock<File>, StartError> {
         path: directory.to_owned(),
         source,
     };
-    std::fs::create_dir_all(directory).map_err(failed)?;
+    // What is in it is nobody else's business: password hashes, a signing key.
+    let private = std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory);
+    private.map_err(failed)?;
     let file = File::create(directory.join(format!("{kind}.lock"))).map_err(failed)?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| match error {
         Errno::EWOULDBLOCK => StartError::StateInUse(directory.to_owned()),
@@ -203,7 +215,11 @@ impl Node {
             listen: config.bus_listen.clone(),
             connect: config.bus_connect.clone(),
             scouting: config.bus_scouting,
-            interface: config.bus_interface.clone(),
+            interface: match config.bus_interface.as_str() {
+                // What is not encrypted stays on this machine, scouting included.
+                "auto" if !config::plain_beyond_loopback() => "lo".to_owned(),
+                interface => interface.to_owned(),
+            },
         })
         .await?;
         let topics = Topics::new(cluster);

@@ -1,6 +1,9 @@
 //! A real Main on a real bus, called over real connections.
 
-#![allow(clippy::unwrap_used, reason = "a test that unwraps says where it failed")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that unwraps says where it failed"
+)]
 
 use iceflix_core::{
     api::{Kind, main::MainClient, main::MainError},
@@ -279,4 +282,75 @@ async fn what_was_asked_before_the_stop_is_still_answered() {
     for answer in asked {
         assert!(answer.await.unwrap().is_ok());
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_neighbour_that_starts_later_is_met() {
+    let (first_port, second_port) = (free_port(), free_port());
+    // Only the first names the second, which is not there yet.
+    let first = MainServer::bind(config("later", first_port, &[second_port]))
+        .await
+        .unwrap();
+    let second = MainServer::bind(config("later", second_port, &[]))
+        .await
+        .unwrap();
+    seen(first.address(), |names| names.len() == 2).await;
+    seen(second.address(), |names| names.len() == 2).await;
+    second.shutdown().await;
+    first.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_left_politely_returns_with_nothing_left_of_its_earlier_life() {
+    let bus_port = free_port();
+    let main = MainServer::bind(config("returns", bus_port, &[]))
+        .await
+        .unwrap();
+    let (bus, topics) = peer("returns", bus_port).await;
+    let cluster = Cluster::connect(vec![main.address()]).await.unwrap();
+    let mut directory = cluster.directory();
+    for port in 1001..1011 {
+        let announcement = announce(&bus, &topics, Kind::Auth, "auth-1", port).await;
+        let fresh = directory.wait_for(|view| {
+            let auth = view.instances.iter().find(|i| i.kind == Kind::Auth);
+            auth.is_some_and(|auth| auth.endpoint.port() == port && !auth.draining)
+        });
+        tokio::time::timeout(PATIENCE, fresh)
+            .await
+            .expect("in time")
+            .unwrap();
+        announcement.drain().await;
+        announcement.withdraw().await;
+    }
+    main.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_requests_than_are_handled_at_once_are_all_answered() {
+    let bus = free_port();
+    let main = MainServer::bind(config("many", bus, &[])).await.unwrap();
+    let address = main.address();
+    let cluster = Cluster::connect(vec![address]).await.unwrap();
+    let version = cluster.directory().borrow().version;
+    let caller = cluster.caller().clone();
+    // 300 that wait inside Main, for a change that comes later, then one more.
+    let asked = (0..300).map(|_| {
+        let caller = caller.clone();
+        tokio::spawn(async move {
+            caller
+                .call_at(address, PATIENCE, |main: MainClient, context| async move {
+                    main.directory(context, Some(version)).await
+                })
+                .await
+        })
+    });
+    let asked: Vec<_> = asked.collect();
+    let second = MainServer::bind(config("many", free_port(), &[bus]))
+        .await
+        .unwrap();
+    for answer in asked {
+        assert!(answer.await.unwrap().is_ok());
+    }
+    second.shutdown().await;
+    main.shutdown().await;
 }

@@ -52,10 +52,22 @@ pub fn free_port() -> u16 {
 ///
 /// # Panics
 /// When it is not so within [`PATIENCE`].
-pub async fn wait_for(what: &str, mut holds: impl AsyncFnMut() -> bool) -> Duration {
+pub async fn wait_for(what: &str, holds: impl AsyncFnMut() -> bool) -> Duration {
+    wait_at_most(PATIENCE, what, holds).await
+}
+
+/// Waits until something is so that takes its time, and says how long that took.
+///
+/// # Panics
+/// When it is not so by then.
+pub async fn wait_at_most(
+    patience: Duration,
+    what: &str,
+    mut holds: impl AsyncFnMut() -> bool,
+) -> Duration {
     let start = Instant::now();
     while !holds().await {
-        assert!(start.elapsed() < PATIENCE, "never: {what}");
+        assert!(start.elapsed() < patience, "never: {what}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     start.elapsed()

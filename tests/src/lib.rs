@@ -2,17 +2,21 @@
 //!
 //! | module | what it is |
 //! |---|---|
+//! | [`clips`] | real films of every kind, made by ffmpeg |
 //! | [`cluster`] | real services in this process, on free ports, in a temporary directory |
 //! | [`process`] | the real programs, as processes |
 //! | [`person`] | the real client program, run from a home of its own |
+//! | [`players`] | ffmpeg, GStreamer's player, retina, a bare RTSP client; and a viewer who uses them |
 //! | [`wire`] | what goes over a connection, overheard; and a Main that says what it is told |
 //! | [`tokens`] | each wrong kind of token |
 
 // A harness: a test fails where it panics, and the message says where.
 #![allow(clippy::unwrap_used)]
 
+pub mod clips;
 pub mod cluster;
 pub mod person;
+pub mod players;
 pub mod process;
 pub mod tokens;
 pub mod wire;

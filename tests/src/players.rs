@@ -5,6 +5,7 @@ pub mod ffmpeg;
 pub mod gstreamer;
 pub mod retina;
 pub mod rtsp;
+pub mod viewer;
 
 use std::time::Duration;
 

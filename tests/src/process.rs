@@ -103,6 +103,11 @@ impl Process {
         self.child.id()
     }
 
+    /// Where its words go.
+    pub fn log(&self) -> &Path {
+        &self.log
+    }
+
     /// Sends it a signal.
     pub fn signal(&self, signal: Signal) {
         let pid = i32::try_from(self.child.id()).unwrap();

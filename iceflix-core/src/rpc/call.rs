@@ -15,7 +15,7 @@ use dashmap::DashMap;
 use rand::Rng;
 use std::{
     any::Any,
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
@@ -143,7 +143,7 @@ struct Inner {
 #[derive(Debug, Default)]
 struct Health {
     turns: Turns,
-    started: bool,
+    started: BTreeSet<Kind>,
     failed: BTreeMap<SocketAddr, Failed>,
 }
 
@@ -169,7 +169,7 @@ impl Health {
             .collect();
         // Never the last one: a sick instance is better than none.
         let candidates = if well.is_empty() { of_kind } else { well };
-        if !std::mem::replace(&mut self.started, true) && !candidates.is_empty() {
+        if !candidates.is_empty() && self.started.insert(kind) {
             // A new caller begins anywhere, so that many of them spread.
             for _ in 0..rand::rng().random_range(0..candidates.len()) {
                 self.turns.pick(kind, &candidates);
@@ -304,7 +304,9 @@ impl Caller {
     {
         let deadline = Instant::now() + time;
         loop {
-            let (stub, fresh) = match self.stub::<S>(endpoint).await {
+            let opening = tokio::time::timeout_at(deadline.into(), self.stub::<S>(endpoint));
+            let opened = opening.await.unwrap_or_else(|late| Err(late.into()));
+            let (stub, fresh) = match opened {
                 Ok(found) => found,
                 Err(error) => {
                     self.health().failed(endpoint, Instant::now());
@@ -322,9 +324,9 @@ impl Caller {
                 Err(error @ RpcError::Server(_)) => return Err(AttemptError::Call(error)),
                 Err(error) => {
                     let slow = matches!(error, RpcError::DeadlineExceeded);
-                    if !slow {
-                        self.inner.links.remove(&(S::KIND, endpoint));
-                    }
+                    // A connection on which nothing comes back may be one into nowhere. Calls in
+                    // flight on it hold it themselves.
+                    self.inner.links.remove(&(S::KIND, endpoint));
                     if slow || fresh {
                         self.health().failed(endpoint, Instant::now());
                         return Err(AttemptError::Call(error));

@@ -18,23 +18,27 @@ use std::{
 use tarpc::{ClientMessage, Response, server::BaseChannel};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
+    sync::{OwnedSemaphorePermit, Semaphore},
 };
 use tokio_util::{
     codec::{Framed, LengthDelimitedCodec},
-    sync::{CancellationToken, WaitForCancellationFutureOwned},
+    sync::{CancellationToken, PollSemaphore, WaitForCancellationFutureOwned},
     task::TaskTracker,
 };
 
 /// How many connections one listener holds at once; more wait in the kernel's queue.
 const MAX_CONNECTIONS: usize = 4096;
 
+/// How many requests of one connection are handled at once; more are not read until some are
+/// answered.
+const MAX_IN_FLIGHT: usize = 256;
+
 /// How long the requests in flight may take to finish once the service is stopping.
 const DRAIN: Duration = Duration::from_secs(10);
 
 /// An address could not be listened on.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {address}: {source}; choose another with `listen`, or port 0 for any")]
+#[error("cannot listen on {address}; choose another with `listen`, or port 0 for any")]
 pub struct BindError {
     address: SocketAddr,
     #[source]
@@ -62,6 +66,17 @@ pub struct ServerLink<Req, Resp> {
     inner: Messages<Req, Resp>,
     stop: Pin<Box<WaitForCancellationFutureOwned>>,
     stopped: bool,
+    room: PollSemaphore,
+    place: Option<OwnedSemaphorePermit>,
+}
+
+/// A request's place among those in flight, given back when it is done (or panics).
+struct Place(Arc<Semaphore>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.add_permits(1);
+    }
 }
 
 /// Wraps a link into the tarpc channel on which a service's generated `serve()` is executed.
@@ -181,15 +196,22 @@ where
     F: Future<Output = ()> + Send + 'static,
 {
     let (io, peer) = security.accept(tcp).await?;
+    let room = Arc::new(Semaphore::new(MAX_IN_FLIGHT));
     let link = ServerLink {
         inner: tokio_serde::Framed::new(super::codec::framed(io), ServerCodec),
         stop: Box::pin(stop.cancelled_owned()),
         stopped: false,
+        room: PollSemaphore::new(Arc::clone(&room)),
+        place: None,
     };
     // The stream is polled until its last request is answered: it is what writes the answers.
     let mut handling = std::pin::pin!(handle(peer, link));
     while let Some(request) = handling.next().await {
-        requests.spawn(request);
+        let place = Place(Arc::clone(&room));
+        requests.spawn(async move {
+            let _place = place;
+            request.await;
+        });
     }
     Ok(())
 }
@@ -208,9 +230,19 @@ where
         if this.stopped {
             return Poll::Ready(None);
         }
+        if this.place.is_none() {
+            this.place = ready!(this.room.poll_acquire(cx));
+        }
         let next = ready!(Pin::new(&mut this.inner).poll_next(cx));
-        if next.is_none() {
-            this.stopped = true;
+        match &next {
+            None => this.stopped = true,
+            Some(Ok(ClientMessage::Request(_))) => {
+                if let Some(place) = this.place.take() {
+                    // `Place` gives it back.
+                    place.forget();
+                }
+            }
+            Some(_) => {}
         }
         Poll::Ready(next)
     }

@@ -37,7 +37,7 @@ pub struct BadSignature;
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     /// The file system refused.
-    #[error("key file {path}: {source}")]
+    #[error("the key file {path} cannot be used")]
     File {
         /// Which file.
         path: String,

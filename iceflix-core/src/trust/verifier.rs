@@ -170,7 +170,17 @@ impl Verifier {
     pub async fn check(&self, token: &Token) -> Result<Identity, TokenError> {
         match self.check_now(token) {
             Err(TokenError::UnknownSigner) => {
+                let mut changes = self.changes();
                 self.inner.ask().await;
+                // What was heard is on its way through the channel.
+                let known = async {
+                    while self.check_now(token) == Err(TokenError::UnknownSigner) {
+                        if changes.changed().await.is_err() {
+                            return;
+                        }
+                    }
+                };
+                let _ = tokio::time::timeout(Duration::from_millis(100), known).await;
                 self.check_now(token)
             }
             result => result,
@@ -220,14 +230,11 @@ impl Inner {
         let Some(following) = &self.hearer else {
             return;
         };
-        let mut changes = self.changes.subscribe();
         let mut asked = following.asked.lock().await;
         if asked.is_some_and(|asked| asked.elapsed() < ASK_AGAIN) {
             return;
         }
         following.hearer.refresh().await;
-        // What was heard is on its way through the channel.
-        let _ = tokio::time::timeout(Duration::from_millis(100), changes.changed()).await;
         *asked = Some(Instant::now());
     }
 }

@@ -7,6 +7,7 @@ use gst::{glib, prelude::*, subclass::prelude::ObjectSubclassIsExt as _};
 use gst_rtsp_server::{gst_rtsp::RTSPLowerTrans, prelude::*};
 use std::{
     path::PathBuf,
+    sync::atomic::Ordering,
     time::{Duration, Instant},
 };
 
@@ -100,19 +101,37 @@ impl FilmMedia {
         let Some(pipeline) = self.pipeline() else {
             return;
         };
-        for sink in pipeline.iterate_sinks().into_iter().flatten() {
-            if sink.factory().is_some_and(|factory| factory.name() == "appsink") {
-                // Both fail only for a pipeline that broke, which the server finds out by itself.
-                let _ = sink.set_state(gst::State::Null);
+        self.imp().unstuck.store(true, Ordering::Release);
+        for sink in tcp_sinks(&pipeline) {
+            // Both fail only for a pipeline that broke, which the server finds out by itself.
+            let _ = sink.set_state(gst::State::Null);
+            let _ = sink.sync_state_with_parent();
+        }
+        self.imp().recount(pipeline.upcast_ref(), last);
+    }
+
+    /// Lets sinks that were stopped by [`Self::unstick`] follow the pipeline, which may have changed
+    /// its state meanwhile.
+    pub(super) fn resume_sinks(&self) {
+        if self.imp().unstuck.swap(false, Ordering::AcqRel) {
+            for sink in self.pipeline().iter().flat_map(tcp_sinks) {
                 let _ = sink.sync_state_with_parent();
             }
         }
-        self.imp().recount(pipeline.upcast_ref(), last);
     }
 
     fn pipeline(&self) -> Option<gst::Pipeline> {
         self.element().parent().and_downcast()
     }
+}
+
+/// The sinks from which the server takes the packets that go over TCP.
+fn tcp_sinks(pipeline: &gst::Pipeline) -> impl Iterator<Item = gst::Element> + use<> {
+    pipeline
+        .iterate_sinks()
+        .into_iter()
+        .flatten()
+        .filter(|sink| sink.factory().is_some_and(|it| it.name() == "appsink"))
 }
 
 /// Builds `filesrc ! demuxer ! multiqueue ! parser ! payloader`, one branch for each track to
@@ -203,7 +222,7 @@ mod imp {
     use gst::{glib, prelude::*, subclass::prelude::*};
     use gst_rtsp_server::{gst_rtsp, prelude::*, subclass::prelude::*};
     use std::{
-        sync::{Condvar, Mutex, OnceLock, PoisonError},
+        sync::{Condvar, Mutex, OnceLock, PoisonError, atomic::AtomicBool},
         time::Instant,
     };
 
@@ -282,6 +301,7 @@ mod imp {
         duration: OnceLock<gst::ClockTime>,
         heard: Mutex<u32>,
         news: Condvar,
+        pub(super) unstuck: AtomicBool,
     }
 
     /// The name of the message with which [`FilmMedia::hear_out`] marks the end of what it waits for.

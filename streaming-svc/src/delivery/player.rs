@@ -95,7 +95,7 @@ mod imp {
     use super::{super::film::FilmMedia, stream_of};
     use gst::{glib, prelude::*, subclass::prelude::*};
     use gst_rtsp_server::{
-        RTSPClient, RTSPContext, RTSPSession,
+        RTSPClient, RTSPContext, RTSPSession, RTSPSessionMedia,
         gst_rtsp::{RTSPStatusCode, RTSPUrl},
         prelude::*,
         subclass::prelude::*,
@@ -121,8 +121,8 @@ mod imp {
     /// How long PLAY may take before it is looked after. It takes 2 to 12 ms as a rule; where a
     /// slow disk makes it longer, looking after it does no harm.
     const PLAY_PATIENCE: Duration = Duration::from_millis(250);
-    /// How often it is looked after.
-    const PLAY_ATTEMPTS: u32 = 6;
+    /// How often it is looked after before it has to go on.
+    const PLAY_ATTEMPTS: u32 = 5;
 
     pub struct Limits {
         pub connections: Arc<AtomicUsize>,
@@ -235,8 +235,7 @@ mod imp {
 
         fn pre_play_request(&self, ctx: &RTSPContext) -> RTSPStatusCode {
             self.has_media.store(true, Ordering::Relaxed);
-            let medias = ctx.session().map(|session| session.filter(None));
-            for session_media in medias.into_iter().flatten() {
+            for session_media in films(ctx) {
                 let media = session_media.media().and_downcast::<FilmMedia>();
                 let Some(film) = media else {
                     continue;
@@ -252,6 +251,9 @@ mod imp {
 
         fn play_request(&self, ctx: &RTSPContext) {
             self.unwatch();
+            for film in films(ctx).filter_map(|media| media.media().and_downcast::<FilmMedia>()) {
+                film.resume_sinks();
+            }
             self.parent_play_request(ctx);
         }
 
@@ -287,6 +289,12 @@ mod imp {
         }
     }
 
+    /// What the session of the request plays.
+    fn films(ctx: &RTSPContext) -> impl Iterator<Item = RTSPSessionMedia> + use<> {
+        let medias = ctx.session().map(|session| session.filter(None));
+        medias.into_iter().flatten()
+    }
+
     impl PlayerClient {
         pub(super) fn asked(&self) -> MutexGuard<'_, HashSet<StreamId>> {
             self.asked.lock().unwrap_or_else(PoisonError::into_inner)
@@ -308,13 +316,8 @@ mod imp {
                         return glib::ControlFlow::Break;
                     };
                     attempts += 1;
-                    let last = attempts == PLAY_ATTEMPTS;
-                    film.unstick(last);
-                    if last {
-                        glib::ControlFlow::Break
-                    } else {
-                        glib::ControlFlow::Continue
-                    }
+                    film.unstick(attempts >= PLAY_ATTEMPTS);
+                    glib::ControlFlow::Continue
                 },
             );
             source.attach(Some(watcher));

@@ -59,8 +59,23 @@ impl Player {
         self.request_to(method, &url, headers)
     }
 
+    /// Sends a request to the stream's URL, and does not wait.
+    pub fn send(&mut self, method: &str, headers: &[&str]) {
+        let url = self.url.clone();
+        self.send_to(method, &url, headers);
+    }
+
     /// Sends a request and waits for its answer; packets that come first are counted.
     pub fn request_to(&mut self, method: &str, url: &str, headers: &[&str]) -> Response {
+        self.send_to(method, url, headers);
+        loop {
+            if let Some(response) = self.read().expect("an answer") {
+                return response;
+            }
+        }
+    }
+
+    fn send_to(&mut self, method: &str, url: &str, headers: &[&str]) {
         self.sequence += 1;
         let mut text = format!("{method} {url} RTSP/1.0\r\nCSeq: {}\r\n", self.sequence);
         if let Some(session) = &self.session {
@@ -71,11 +86,6 @@ impl Player {
         }
         text.push_str("\r\n");
         self.stream.get_mut().write_all(text.as_bytes()).unwrap();
-        loop {
-            if let Some(response) = self.read().expect("an answer") {
-                return response;
-            }
-        }
     }
 
     /// DESCRIBE and SETUP of both tracks over this connection.

@@ -2,7 +2,7 @@
 
 use super::{PATIENCE, Transport};
 use anyhow::{Context, Result, bail, ensure};
-use std::{ffi::OsStr, process::Stdio};
+use std::{collections::HashMap, ffi::OsStr, process::Stdio};
 use tokio::{process::Command, time::timeout};
 
 /// What came out of a film that was decoded to its end.
@@ -62,17 +62,6 @@ async fn decode(words: &[&str], input: impl AsRef<OsStr>) -> Result<Decoded> {
         audio_s: 0.0,
         complaints,
     };
-    // The header says each track's kind and the unit of its times.
-    let mut tracks: Vec<(bool, f64)> = Vec::new();
-    for line in out.lines() {
-        if let Some(header) = line.strip_prefix("#media_type ") {
-            tracks.push((header.ends_with("video"), 0.0));
-        } else if let Some(header) = line.strip_prefix("#tb ") {
-            // It comes before the kinds, in the order of the tracks; the audio's is 1/rate.
-            let rate = header.rsplit('/').next().and_then(|rate| rate.parse().ok());
-            decoded.audio_s += 0.0 * rate.unwrap_or(0.0);
-        }
-    }
     let rates = sample_rates(&out);
     for line in out.lines().filter(|line| !line.starts_with('#')) {
         let fields: Vec<&str> = line.split(',').map(str::trim).collect();
@@ -80,28 +69,22 @@ async fn decode(words: &[&str], input: impl AsRef<OsStr>) -> Result<Decoded> {
             bail!("ffmpeg wrote {line:?}");
         };
         let track: usize = track.parse()?;
-        match rates.get(track) {
-            Some(Some(rate)) => decoded.audio_s += duration.parse::<f64>()? / rate,
-            _ => decoded.frames.push(checksum.to_owned()),
+        match rates.get(&track) {
+            Some(rate) => decoded.audio_s += duration.parse::<f64>()? / rate,
+            None => decoded.frames.push(checksum.to_owned()),
         }
     }
     Ok(decoded)
 }
 
-/// The sample rate of each track that is audio.
-fn sample_rates(out: &str) -> Vec<Option<f64>> {
-    let mut rates = Vec::new();
-    for line in out.lines() {
-        if line.starts_with("#media_type ") {
-            rates.push(None);
-        } else if let Some(rate) = line.strip_prefix("#sample_rate ") {
-            let rate = rate.rsplit(' ').next().and_then(|rate| rate.parse().ok());
-            if let Some(last) = rates.last_mut() {
-                *last = rate;
-            }
-        }
-    }
-    rates
+/// The sample rate of each track that is audio, by the track's number.
+fn sample_rates(out: &str) -> HashMap<usize, f64> {
+    out.lines()
+        .filter_map(|line| {
+            let (track, rate) = line.strip_prefix("#sample_rate ")?.split_once(": ")?;
+            Some((track.parse().ok()?, rate.parse().ok()?))
+        })
+        .collect()
 }
 
 /// Asks ffprobe what is at a URL.
@@ -130,10 +113,7 @@ pub async fn probe(url: &str, transport: Transport) -> Result<Probed> {
 
 /// Runs a program to its end; gives what it wrote to stdout and to stderr.
 async fn run(mut command: Command) -> Result<(String, String)> {
-    let output = command
-        .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .output();
+    let output = command.stdin(Stdio::null()).kill_on_drop(true).output();
     let output = timeout(PATIENCE, output)
         .await
         .with_context(|| format!("{command:?} does not end"))?

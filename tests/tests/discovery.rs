@@ -1,0 +1,252 @@
+//! Nodes that find each other with nothing configured: by multicast, on one machine and on a LAN.
+
+// Helpers of tests, which clippy does not see as tests.
+#![allow(clippy::unwrap_used)]
+
+use iceflix_core::{api::Kind, service::Server};
+use iceflix_tests::{
+    cluster::{ADMIN_PASSWORD, Cluster, film, until_listed, wait_for},
+    person::{Staying, told},
+    process::{Process, clean, program},
+};
+use main_svc::MainServer;
+use std::{
+    fs::File,
+    net::{Ipv4Addr, UdpSocket},
+    path::Path,
+    process::{Command, Output, Stdio},
+};
+
+/// Whether there is multicast on this machine's loopback, where what is not encrypted stays.
+fn multicast_works() -> std::io::Result<()> {
+    let listener = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    listener.join_multicast_v4(&Ipv4Addr::new(239, 255, 255, 250), &Ipv4Addr::LOCALHOST)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_on_one_machine_find_each_other_with_nothing_configured() {
+    if let Err(error) = multicast_works() {
+        println!("SKIPPED: this machine has no multicast: {error}");
+        return;
+    }
+    let mut cluster = Cluster::empty();
+    let mut alone = |kind| {
+        let mut common = cluster.common(kind);
+        common.bus_listen = vec!["tcp/127.0.0.1:0".into()];
+        common.bus_connect.clear();
+        common.bus_scouting = true;
+        common
+    };
+    let (main, auth, catalog) = (alone(Kind::Main), alone(Kind::Auth), alone(Kind::Catalog));
+    // A cluster of another name beside it stays apart.
+    let mut foreign = alone(Kind::Catalog);
+    foreign.cluster = format!("{}-x", cluster.name()).parse().unwrap();
+    let common = main;
+    let main = MainServer::bind(main_svc::Config { common }).await.unwrap();
+    let foreign = catalog_svc::Config { common: foreign };
+    let foreign = catalog_svc::CatalogServer::bind(foreign).await.unwrap();
+    let auth = auth_svc::Config {
+        common: auth,
+        ..auth_svc::Config::default()
+    };
+    let auth = auth_svc::AuthServer::bind(auth).await.unwrap();
+    let catalog = catalog_svc::Config { common: catalog };
+    let catalog = catalog_svc::CatalogServer::bind(catalog).await.unwrap();
+    let took = until_listed(main.address(), |all| all.len() == 3).await;
+    println!("all found each other by multicast after {took:?}");
+    until_listed(main.address(), |all| {
+        all.iter()
+            .all(|instance| instance.endpoint != foreign.address())
+    })
+    .await;
+    catalog.shutdown().await;
+    auth.shutdown().await;
+    foreign.shutdown().await;
+    main.shutdown().await;
+}
+
+/// Network namespaces on one switch; removed when dropped.
+struct Lan(String);
+
+impl Lan {
+    fn script(words: &[&str]) -> Output {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        let script = root.join("scripts/netns");
+        Command::new(script).args(words).output().unwrap()
+    }
+
+    /// So many machines, or `None` where they cannot be made.
+    fn new(name: &str, machines: u32) -> Option<Self> {
+        let lan = Self(format!("{name}{}", std::process::id()));
+        let made = Self::script(&["make", &lan.0, &machines.to_string()]);
+        if !made.status.success() {
+            let why = String::from_utf8_lossy(&made.stderr);
+            println!("SKIPPED: no network namespaces here: {why}");
+            return None;
+        }
+        Some(lan)
+    }
+
+    /// A command on one of the machines, which are this project's own network.
+    fn on(&self, machine: u32, program: &Path) -> Command {
+        let mut command = clean(Command::new("ip"));
+        command
+            .args(["netns", "exec", &format!("{}-{machine}", self.0)])
+            .arg(program)
+            .env("ICEFLIX_PLAINTEXT_NETNS", "1");
+        command
+    }
+
+    /// A service on one of the machines, told nothing but its address.
+    fn service(&self, machine: u32, kind: Kind, dir: &Path, more: &[String]) -> Process {
+        let name = format!("{kind}-{machine}");
+        let mut command = self.on(machine, &program(&format!("iceflix-{kind}")));
+        let port = if kind == Kind::Main { 7070 } else { 0 };
+        command
+            .arg(format!("--instance={name}"))
+            .arg(format!("--listen=10.77.0.{machine}:{port}"))
+            .arg(format!("--bus-listen=tcp/10.77.0.{machine}:0"))
+            .arg(format!("--state-dir={}", dir.join(&name).display()))
+            .args(more);
+        Process::start(command, &dir.join(format!("{name}.log")))
+    }
+
+    /// The client on one of the machines, which knows the Main of a machine.
+    fn client(&self, machine: u32, main: u32, home: &Path, words: &[&str]) -> Command {
+        let mut command = self.on(machine, &program("iceflix"));
+        command
+            .args(["--main", &format!("10.77.0.{main}:7070")])
+            .args(words)
+            .env("HOME", home)
+            .env("XDG_STATE_HOME", home)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command
+    }
+
+    /// How many instances the Main of a machine lists.
+    fn listed(&self, main: u32, home: &Path) -> usize {
+        let mut status = self.client(main, main, home, &["status", "--json"]);
+        let told = told(status.spawn().unwrap());
+        match told.code {
+            0 => told.json().as_array().unwrap().len(),
+            _ => 0,
+        }
+    }
+}
+
+impl Drop for Lan {
+    fn drop(&mut self) {
+        let removed = Self::script(&["remove", &self.0]);
+        if !removed.status.success() {
+            eprintln!("{}", String::from_utf8_lossy(&removed.stderr));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_on_a_lan_find_each_other_with_nothing_but_their_addresses() {
+    let Some(lan) = Lan::new("ifa", 3) else {
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let kinds = [
+        (1, Kind::Main),
+        (2, Kind::Auth),
+        (3, Kind::Catalog),
+        (3, Kind::Main),
+    ];
+    let _processes: Vec<Process> = kinds
+        .into_iter()
+        .map(|(machine, kind)| lan.service(machine, kind, dir.path(), &[]))
+        .collect();
+    for main in [1, 3] {
+        let took = wait_for("every machine's services are listed", async || {
+            lan.listed(main, dir.path()) == 4
+        })
+        .await;
+        println!("machine {main} lists all four after {took:?}");
+    }
+    // The one whose cable is pulled is gone for the others, and returns.
+    let cable = |state: &str| {
+        let mut command = Command::new("ip");
+        command.args(["-n", &format!("{}-2", lan.0), "link", "set", "eth0", state]);
+        assert!(command.status().unwrap().success());
+    };
+    cable("down");
+    let took = wait_for("the unreachable one is gone", async || {
+        lan.listed(1, dir.path()) == 3 && lan.listed(3, dir.path()) == 3
+    })
+    .await;
+    println!("a machine whose cable was pulled is gone after {took:?}");
+    cable("up");
+    let took = wait_for("it is back", async || {
+        lan.listed(1, dir.path()) == 4 && lan.listed(3, dir.path()) == 4
+    })
+    .await;
+    println!("and listed again {took:?} after it was put back");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_film_plays_on_another_machine_of_the_lan() {
+    let Some(lan) = Lan::new("ifb", 2) else {
+        return;
+    };
+    let (dir, media) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    film(&media.path().join("film.mp4"), 5, 440);
+    let password = dir.path().join("admin.password");
+    std::fs::write(&password, ADMIN_PASSWORD).unwrap();
+    let auth = [format!("--admin-password-file={}", password.display())];
+    let streaming = [
+        format!("--media={}", media.path().display()),
+        "--rtsp-listen=10.77.0.1:0".to_owned(),
+    ];
+    let _processes = [
+        lan.service(1, Kind::Main, dir.path(), &[]),
+        lan.service(1, Kind::Auth, dir.path(), &auth),
+        lan.service(1, Kind::Catalog, dir.path(), &[]),
+        lan.service(1, Kind::Streaming, dir.path(), &streaming),
+    ];
+    // The viewer is on the other machine.
+    let client = |words: &[&str]| lan.client(2, 1, dir.path(), words);
+    wait_for("the services are listed", async || {
+        lan.listed(1, dir.path()) == 4
+    })
+    .await;
+    let mut login = client(&["login", "admin", "--password-stdin"]);
+    let login = login.stdin(File::open(&password).unwrap()).spawn();
+    told(login.unwrap()).with_code(0);
+    let mut id = String::new();
+    wait_for("the film is found", async || {
+        let found = told(client(&["search", "film", "--json"]).spawn().unwrap());
+        let found = found.with_code(0).json();
+        id = found[0]["id"].as_str().unwrap_or_default().to_owned();
+        found[0]["available"] == true
+    })
+    .await;
+    let mut url = Staying::start(client(&["url", &id]));
+    let line = url.line();
+    let rtsp = line.trim();
+    assert!(rtsp.starts_with("rtsp://10.77.0.1:"), "{rtsp}");
+    for transport in ["tcp", "udp"] {
+        let mut ffmpeg = lan.on(2, Path::new("ffmpeg"));
+        ffmpeg
+            .args(["-nostdin", "-v", "error", "-rtsp_transport", transport])
+            .args(["-i", rtsp, "-t", "2", "-f", "null", "-progress", "-", "-"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let played = told(ffmpeg.spawn().unwrap()).with_code(0);
+        let mut frames = played
+            .stdout
+            .lines()
+            .filter_map(|line| line.strip_prefix("frame="));
+        let frames: u32 = frames
+            .next_back()
+            .expect("a count of frames")
+            .parse()
+            .unwrap();
+        assert!(frames >= 40, "{transport}: {played:?}");
+    }
+    assert_eq!(url.interrupt(), 0);
+}

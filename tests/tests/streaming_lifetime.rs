@@ -1,0 +1,265 @@
+//! How long streams live: while somebody with a token renews them, five seconds more, and not
+//! after they were stopped.
+
+// Helpers of tests, which clippy does not see as tests.
+#![allow(clippy::unwrap_used)]
+
+use iceflix_core::{
+    api::{
+        MediaId, SessionId,
+        auth::{AuthenticatorClient, Role, Token},
+        streaming::{EndReason, StreamError, StreamEvent},
+    },
+    service::Server,
+    trust::{keys::SigningKey, now, token},
+};
+use iceflix_tests::{
+    cluster::{Cluster, Person, film},
+    players::{
+        rtsp::{self, Client},
+        viewer::{Viewer, Watched},
+    },
+    tokens::log_out,
+};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+use tokio::{net::UdpSocket, time::timeout};
+
+/// Within which the packets are to stop once the token is gone.
+const ASKED: Duration = Duration::from_secs(6);
+
+/// A cluster with a film that is long enough, and a user.
+async fn cluster() -> (Cluster, TempDir, MediaId, Person) {
+    let media = tempfile::tempdir().unwrap();
+    let path = media.path().join("long.mp4");
+    tokio::task::spawn_blocking(move || film(&path, 60, 440))
+        .await
+        .unwrap();
+    let cluster = Cluster::start(1, 1, 1, &[media.path()]).await;
+    let id = cluster.until_films(1).await[0].id;
+    let ada = cluster
+        .new_user("ada", "a password of hers", Role::User)
+        .await;
+    (cluster, media, id, ada)
+}
+
+async fn revoke(cluster: &Cluster, user: &str) {
+    let admin = cluster.admin().await.token();
+    let ask = |auth: AuthenticatorClient, context| {
+        let (admin, user) = (admin.clone(), user.to_owned());
+        async move { auth.revoke_user(context, admin, user).await }
+    };
+    cluster.at(cluster.auths[0].address(), ask).await.unwrap();
+}
+
+/// A token of `admin` that has only so long left.
+fn token_with(cluster: &Cluster, left: Duration) -> Token {
+    let key = SigningKey::load_or_create(&cluster.dir.path().join("auth-1/signing.key")).unwrap();
+    let made = now() + left - iceflix_core::trust::TOKEN_LIFETIME;
+    token::issue(
+        &key,
+        cluster.name(),
+        "admin",
+        SessionId::random(),
+        Role::Admin,
+        0,
+        made,
+    )
+    .unwrap()
+}
+
+/// A player over UDP: its connection, and where its video arrives.
+async fn play_over_udp(watched: &Watched) -> (Client, UdpSocket) {
+    let mut client = Client::connect(watched.url()).await.unwrap();
+    client.describe().await.unwrap();
+    let host = rtsp::server_of(watched.url()).unwrap().ip();
+    let [rtp, _] = rtsp::udp_pair(host).await.unwrap();
+    let port = rtp.local_addr().unwrap().port();
+    let transport = format!("RTP/AVP;unicast;client_port={port}-{}", port + 1);
+    client.set_up(0, &transport).await.unwrap();
+    client.play().await.unwrap();
+    (client, rtp)
+}
+
+/// When the last packet came to a port at which they end: there is none for a second.
+async fn last_packet(socket: &UdpSocket) -> Instant {
+    let mut last = Instant::now();
+    let mut packet = [0; 2048];
+    while timeout(Duration::from_secs(1), socket.recv(&mut packet))
+        .await
+        .is_ok()
+    {
+        last = Instant::now();
+        assert!(last.elapsed() < ASKED * 5);
+    }
+    last
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn packets_stop_within_six_seconds_of_a_revocation() {
+    let (cluster, _media, id, ada) = cluster().await;
+    let viewer = Viewer::new(&cluster, ada);
+    let watched = viewer.watch(id).await.unwrap();
+    let (mut over_udp, port) = play_over_udp(&watched).await;
+    let mut over_tcp = Client::connect(watched.url()).await.unwrap();
+    over_tcp.play_interleaved().await.unwrap();
+    over_tcp.read_packets(20).await.unwrap();
+    // Somebody else's goes on.
+    let other = Viewer::admin(&cluster).await;
+    let others = other.watch(id).await.unwrap();
+    let mut others_player = Client::connect(others.url()).await.unwrap();
+    others_player.play_interleaved().await.unwrap();
+
+    revoke(&cluster, "ada").await;
+    let revoked = Instant::now();
+    let events = async {
+        let wanted = viewer.next_event(&watched).await.unwrap();
+        assert_eq!(wanted, StreamEvent::RenewalWanted);
+        loop {
+            match viewer.next_event(&watched).await.unwrap() {
+                StreamEvent::Ended(reason) => break reason,
+                _ => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        }
+    };
+    let closed = async {
+        assert!(!over_tcp.read_for(ASKED).await, "the connection is closed");
+        Instant::now()
+    };
+    let others = others_player.read_for(ASKED + Duration::from_secs(1));
+    let (reason, last, closed, others) = tokio::join!(events, last_packet(&port), closed, others);
+    assert_eq!(reason, EndReason::Revoked);
+    for end in [last, closed] {
+        let took = end - revoked;
+        assert!(took < ASKED, "{took:?}");
+        assert!(took > Duration::from_secs(4), "no grace: {took:?}");
+    }
+    assert!(others, "somebody else's stream goes on");
+    assert!(!over_udp.read_for(ASKED).await, "the connection is closed");
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_stream_goes_on_after_a_renewal_and_ends_after_a_logout() {
+    let (cluster, _media, id, ada) = cluster().await;
+    let viewer = Viewer::new(&cluster, ada);
+    let watched = viewer.watch(id).await.unwrap();
+    let mut player = Client::connect(watched.url()).await.unwrap();
+    player.play_interleaved().await.unwrap();
+    revoke(&cluster, "ada").await;
+    let wanted = viewer.next_event(&watched).await;
+    assert_eq!(wanted, Ok(StreamEvent::RenewalWanted));
+    // She logs in again and goes on with what she watches.
+    let again = cluster.login("ada", "a password of hers").await.unwrap();
+    let viewer = Viewer::new(&cluster, again);
+    viewer.renew(&watched).await.unwrap();
+    let after = player.packets;
+    assert!(
+        player.read_for(ASKED + Duration::from_secs(2)).await,
+        "it goes on"
+    );
+    assert!(
+        player.packets > after + 100,
+        "{after}, then {}",
+        player.packets
+    );
+    assert_eq!(viewer.status(&watched).await.unwrap().players, 1);
+
+    log_out(&cluster, viewer.person()).await;
+    let out = Instant::now();
+    assert!(
+        !player.read_for(ASKED * 2).await,
+        "the connection is closed"
+    );
+    assert!(out.elapsed() < ASKED, "{:?}", out.elapsed());
+    let end = viewer.next_event(&watched).await;
+    assert_eq!(end, Ok(StreamEvent::Ended(EndReason::Revoked)));
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_runs_out_ends_its_stream_unless_it_is_renewed() {
+    let (cluster, _media, id, _ada) = cluster().await;
+    let viewer = Viewer::admin(&cluster).await;
+    let node = cluster.nodes[0].address();
+    let left = Duration::from_secs(3);
+    let start = Instant::now();
+    let lost = viewer
+        .watch_at(node, token_with(&cluster, left), id)
+        .await
+        .unwrap();
+    let kept = viewer
+        .watch_at(node, token_with(&cluster, left), id)
+        .await
+        .unwrap();
+    assert!(lost.stream.expires_s <= 3);
+    let mut players = Vec::new();
+    for watched in [&lost, &kept] {
+        let mut player = Client::connect(watched.url()).await.unwrap();
+        player.play_interleaved().await.unwrap();
+        players.push(player);
+    }
+    for watched in [&lost, &kept] {
+        let wanted = viewer.next_event(watched).await;
+        assert_eq!(wanted, Ok(StreamEvent::RenewalWanted));
+    }
+    viewer.renew(&kept).await.unwrap();
+    assert!(viewer.status(&kept).await.unwrap().expires_s > 5);
+    let [lost_player, kept_player] = &mut players[..] else {
+        unreachable!()
+    };
+    let (lost_goes_on, kept_goes_on) = tokio::join!(
+        lost_player.read_for(ASKED * 2),
+        kept_player.read_for(ASKED * 2)
+    );
+    assert!(!lost_goes_on && kept_goes_on);
+    let end = viewer.next_event(&lost).await;
+    assert_eq!(end, Ok(StreamEvent::Ended(EndReason::Expired)));
+    assert_eq!(viewer.renew(&lost).await, Err(StreamError::UnknownStream));
+    assert!(start.elapsed() < left + ASKED * 3);
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopped_streams_id_is_dead_and_only_its_owner_stops_it() {
+    let (cluster, _media, id, ada) = cluster().await;
+    let viewer = Viewer::new(&cluster, ada);
+    let bob = cluster
+        .new_user("bob", "a password of his", Role::User)
+        .await;
+    let stranger = Viewer::new(&cluster, bob);
+    let watched = viewer.watch(id).await.unwrap();
+    let mut player = Client::connect(watched.url()).await.unwrap();
+    player.play_interleaved().await.unwrap();
+
+    // Others learn nothing of it and change nothing.
+    assert_eq!(stranger.stop(&watched).await, Ok(()));
+    let unknown = StreamError::UnknownStream;
+    assert_eq!(stranger.renew(&watched).await, Err(unknown.clone()));
+    assert_eq!(stranger.status(&watched).await, Err(unknown.clone()));
+    assert_eq!(stranger.sdp(&watched).await, Err(unknown.clone()));
+    player.read_packets(50).await.unwrap();
+    assert_eq!(viewer.status(&watched).await.unwrap().players, 1);
+
+    viewer.stop(&watched).await.unwrap();
+    assert!(!player.read_for(ASKED).await, "the connection is closed");
+    let end = viewer.next_event(&watched).await;
+    assert_eq!(end, Ok(StreamEvent::Ended(EndReason::Stopped)));
+    assert_eq!(viewer.status(&watched).await, Err(unknown.clone()));
+    assert_eq!(viewer.sdp(&watched).await, Err(unknown.clone()));
+    assert_eq!(viewer.renew(&watched).await, Err(unknown));
+    assert_eq!(viewer.stop(&watched).await, Ok(()), "again is no error");
+    for method in ["DESCRIBE", "SETUP"] {
+        let mut late = Client::connect(watched.url()).await.unwrap();
+        let transport = ["Transport: RTP/AVP/TCP;unicast;interleaved=0-1"];
+        let answer = late.request(method, "", &transport).await.unwrap();
+        assert_eq!(answer.status, 404, "{method}");
+    }
+
+    // An admin may stop anybody's.
+    let watched = viewer.watch(id).await.unwrap();
+    Viewer::admin(&cluster).await.stop(&watched).await.unwrap();
+    let end = viewer.next_event(&watched).await;
+    assert_eq!(end, Ok(StreamEvent::Ended(EndReason::Stopped)));
+    cluster.stop().await;
+}
