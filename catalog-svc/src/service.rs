@@ -49,11 +49,16 @@ impl CatalogService {
         }
     }
 
-    async fn put(&self, changes: Vec<RowChange>) -> Result<(), CatalogError> {
+    /// Writes what is said of a film, which from then on is kept.
+    async fn put(&self, id: MediaId, changes: Vec<RowChange>) -> Result<(), CatalogError> {
         if changes.is_empty() {
             return Ok(());
         }
-        let written = self.store.put(changes).await;
+        let title = self.store.index().missing_title(&id);
+        let written = match self.store.put_titles(title).await {
+            Ok(()) => self.store.put(changes).await,
+            Err(error) => Err(error),
+        };
         written.map_err(|error: StoreError| {
             tracing::error!(%error, "a change was not kept");
             CatalogError::Internal
@@ -80,7 +85,7 @@ impl CatalogService {
             let user = user.clone();
             (RowKey::Tag { id, user, tag }.to_string(), value.clone())
         });
-        self.put(changes.collect()).await
+        self.put(id, changes.collect()).await
     }
 }
 
@@ -179,6 +184,6 @@ impl Catalog for CatalogService {
         let name = text::name(&name).ok_or(CatalogError::InvalidName)?;
         self.must_know(id).await?;
         let row = (RowKey::Name(id).to_string(), Some(Value::String(name)));
-        self.put(vec![row]).await
+        self.put(id, vec![row]).await
     }
 }

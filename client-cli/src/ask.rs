@@ -53,7 +53,7 @@ impl Input {
         } else if from_stdin {
             self.line()
                 .await?
-                .ok_or_else(|| Error::Usage("there was no password on standard input".into()))?
+                .ok_or_else(|| Error::Usage("there was no (further) password on standard input; your own wants two lines, the old one and the new one".into()))?
         } else {
             return Err(Error::Usage(
                 "there is no terminal to ask for the password; give it on standard input with \

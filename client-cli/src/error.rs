@@ -92,6 +92,11 @@ impl Error {
             Error::Unavailable(_) => exit::UNAVAILABLE,
         }
     }
+
+    /// Whether a word turned out to be no film's id.
+    pub(crate) fn means_no_film(&self) -> bool {
+        matches!(self, Error::Usage(_) | Error::NotFound(_))
+    }
 }
 
 /// A service's refusal, which may be about the token alone.

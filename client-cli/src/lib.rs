@@ -63,10 +63,12 @@ async fn once(global: &cli::Global, env: Environment, command: cli::Command) -> 
 
 /// Logs to standard error: only what broke, or more with `-v` or `RUST_LOG`.
 pub fn log(verbose: u8) {
+    use std::io::IsTerminal;
     use tracing_subscriber::EnvFilter;
     let level = match verbose {
-        0 => "error",
-        1 => "client_cli=info,iceflix_core=info,warn",
+        // What tarpc calls an error is a call that goes on at the next instance.
+        0 => "error,tarpc=off",
+        1 => "client_cli=info,iceflix_core=info,warn,tarpc=off",
         2 => "client_cli=debug,iceflix_core=debug,info",
         _ => "debug",
     };
@@ -78,6 +80,7 @@ pub fn log(verbose: u8) {
     // That somebody else's subscriber is there already is fine.
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         .try_init();
 }

@@ -277,10 +277,6 @@ impl Inner {
                 tracing::warn!(%error, "a peer's clock is ahead of ours");
             }
         }
-        if let Err(error) = self.store.write(newer.clone()).await {
-            // They stay in memory, and come again with the next snapshot after a restart.
-            tracing::error!(%error, "rows from a peer could not be kept");
-        }
         let newer = {
             let mut rows = lock(&self.rows);
             let newer = rows.merge(newer);
@@ -288,7 +284,12 @@ impl Inner {
             self.speaker.hold(held.collect());
             newer
         };
-        self.tell(newer);
+        self.tell(newer.clone());
+        // Last, so that they are seen here at once: what is lost before it is kept comes again
+        // with the next snapshot.
+        if let Err(error) = self.store.write(newer).await {
+            tracing::error!(%error, "rows from a peer could not be kept");
+        }
     }
 
     fn tell(&self, newer: Vec<(String, Row)>) {

@@ -183,6 +183,8 @@ impl Streaming for StreamingService {
         stream: StreamId,
     ) -> Result<StreamEvent, StreamError> {
         tokio::select! {
+            // A stream that ends because the node stops says so.
+            biased;
             event = self.streams.next_event(&stream) => event.ok_or(StreamError::UnknownStream),
             () = tokio::time::sleep(rpc::patience(&context)) => Ok(StreamEvent::None),
             () = self.stop.cancelled() => Ok(StreamEvent::None),

@@ -1,22 +1,22 @@
 //! What delivery takes is given back, and a player gets its first packet soon. In a process of its
 //! own, so that no other test's threads are counted.
 
-#[allow(dead_code, reason = "other tests use the rest")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that unwraps says where it failed"
+)]
+
 mod support;
 
 use iceflix_core::api::StreamId;
-use std::{
-    net::{IpAddr, Ipv4Addr, UdpSocket},
-    time::Instant,
-};
+use std::{net::UdpSocket, time::Instant};
 use streaming_svc::delivery::{Delivery, DeliveryConfig, FilmSource};
 use support::{
+    LOCALHOST,
     clips::{Clip, folder},
     rtsp::Player,
     wait_for,
 };
-
-const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 fn count(folder: &str) -> usize {
     std::fs::read_dir(folder).unwrap().count()

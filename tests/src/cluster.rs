@@ -1,6 +1,8 @@
 //! A whole cluster in this process: the services as their programs run them, on free ports of
 //! 127.0.0.1, with multicast off and all state in a temporary directory.
 
+pub use crate::waiting::{PATIENCE, free_port, wait_at_most, wait_for};
+
 use crate::process::program;
 use auth_svc::AuthServer;
 use catalog_svc::CatalogServer;
@@ -18,60 +20,17 @@ use iceflix_core::{
 };
 use main_svc::MainServer;
 use std::{
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::Command,
-    sync::atomic::{AtomicU16, Ordering},
     time::{Duration, Instant},
 };
 use streaming_svc::{StreamingServer, library::LibraryConfig, probe::ProbeCommand};
 use tarpc::client::RpcError;
 use tempfile::TempDir;
 
-/// How long anything may take before a test gives up: much longer than it ever does.
-pub const PATIENCE: Duration = Duration::from_secs(60);
-
 /// The password of `admin`.
 pub const ADMIN_PASSWORD: &str = "correct horse battery staple";
-
-/// A port that is free, below those that the system gives to whoever asks for any (32768 and up):
-/// nobody gets it before it is used.
-pub fn free_port() -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let start = u16::try_from(std::process::id() % 12_000).unwrap_or(0);
-    loop {
-        let step = NEXT.fetch_add(1, Ordering::Relaxed);
-        let port = 20_000 + (start + step) % 12_000;
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
-}
-
-/// Waits until something is so, and says how long that took.
-///
-/// # Panics
-/// When it is not so within [`PATIENCE`].
-pub async fn wait_for(what: &str, holds: impl AsyncFnMut() -> bool) -> Duration {
-    wait_at_most(PATIENCE, what, holds).await
-}
-
-/// Waits until something is so that takes its time, and says how long that took.
-///
-/// # Panics
-/// When it is not so by then.
-pub async fn wait_at_most(
-    patience: Duration,
-    what: &str,
-    mut holds: impl AsyncFnMut() -> bool,
-) -> Duration {
-    let start = Instant::now();
-    while !holds().await {
-        assert!(start.elapsed() < patience, "never: {what}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    start.elapsed()
-}
 
 /// A running cluster. [`Cluster::stop`] stops it.
 pub struct Cluster {
@@ -124,7 +83,7 @@ impl Cluster {
             auths: Vec::new(),
             catalogs: Vec::new(),
             nodes: Vec::new(),
-            name: format!("test-{:08x}", rand_u32()),
+            name: format!("test-{}", &SessionId::random().to_string()[..8]),
             bus_ports: Vec::new(),
             made: [0; 4],
             view: None,
@@ -342,11 +301,6 @@ impl Cluster {
             main.shutdown().await;
         }
     }
-}
-
-fn rand_u32() -> u32 {
-    let id = SessionId::random().to_string();
-    u32::from_str_radix(&id[..8], 16).unwrap()
 }
 
 /// Starts a streaming node whose files are examined as the real program does it.

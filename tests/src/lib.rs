@@ -7,6 +7,7 @@
 //! | [`process`] | the real programs, as processes |
 //! | [`person`] | the real client program, run from a home of its own |
 //! | [`players`] | ffmpeg, GStreamer's player, retina, a bare RTSP client; and a viewer who uses them |
+//! | [`waiting`] | waiting for conditions, and ports that are free |
 //! | [`wire`] | what goes over a connection, overheard; and a Main that says what it is told |
 //! | [`tokens`] | each wrong kind of token |
 
@@ -19,4 +20,5 @@ pub mod person;
 pub mod players;
 pub mod process;
 pub mod tokens;
+pub mod waiting;
 pub mod wire;

@@ -145,13 +145,12 @@ async fn every_kind_of_film_has_its_duration_and_codecs_and_can_be_begun_in_the_
 
             let film = ffmpeg::decode_file(cinema.file(&clip)).await?;
             let played = ffmpeg::play(&url, Transport::Tcp, Some(2)).await?;
-            ensure!(film.frames.ends_with(&played.frames), "other pictures");
+            // With B frames, ffmpeg asks for an earlier key frame; which of the first pictures it
+            // then shows depends on how it places them in time.
             let left = film.frames.len() - 2 * FPS;
-            ensure!(
-                played.frames.len().abs_diff(left) <= 2,
-                "{}",
-                played.frames.len()
-            );
+            let count = played.frames.len();
+            ensure!(count.abs_diff(left) <= 2, "{count} pictures, {left} wanted");
+            ensure!(film.frames.ends_with(&played.frames[3..]), "other pictures");
             Ok(())
         })
         .await;
@@ -198,7 +197,13 @@ async fn films_made_in_unusual_ways_play() {
                 ensure!(played.complaints.is_empty(), "{}", played.complaints);
                 return Ok(());
             }
-            ensure!((duration - SECONDS).abs() < 0.2, "{duration}");
+            // Of a fragmented film GStreamer knows where its last fragment begins, not its end.
+            let unknown = if clip.make == Make::Fragmented {
+                1.0
+            } else {
+                0.2
+            };
+            ensure!((duration - SECONDS).abs() < unknown, "{duration}");
             is_the_film(&played, &film)
         })
         .await;
@@ -252,7 +257,14 @@ fn in_gstreamer(url: &str, transport: Transport) -> Result<()> {
     let at = player.shown().at_s;
     ensure!((0.9..1.9).contains(&at), "{at} s after a seek to 1");
     let end = player.to_the_end()?;
-    ensure!((end.at_s - SECONDS).abs() < 0.3, "it ended so: {end:?}");
+    // The frames between the key frame and the place sought come all at once, over which GStreamer's
+    // clock for UDP stumbles by up to half a second.
+    let unsure = if transport == Transport::Udp {
+        0.6
+    } else {
+        0.3
+    };
+    ensure!((end.at_s - SECONDS).abs() < unsure, "it ended so: {end:?}");
     Ok(())
 }
 

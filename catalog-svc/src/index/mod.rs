@@ -120,7 +120,10 @@ impl Index {
         let known = self.providers.entry(provider.clone()).or_default();
         known.media.insert(id);
         let film = self.films.entry(id).or_default();
-        let new = film.title.is_none().then(|| (id, TitleRow::of(&item)));
+        // What cannot be played may be half a file: its name is kept when somebody says something
+        // of it, not before.
+        let worth = film.title.is_none() && item.unplayable.is_none();
+        let new = worth.then(|| (id, TitleRow::of(&item)));
         // A snapshot mostly repeats what is known.
         if film.claims.get(provider) != Some(&item) {
             film.claims.insert(provider.clone(), item);
@@ -212,6 +215,12 @@ impl Index {
                 self.tags.remove(user);
             }
         }
+    }
+
+    /// The title row of a film that has none yet, now that something is to be kept of it.
+    pub fn missing_title(&self, id: &MediaId) -> Option<NewTitle> {
+        let film = self.films.get(id).filter(|film| film.title.is_none())?;
+        Some((*id, TitleRow::of(film.claims.values().next()?)))
     }
 
     /// Puts a film where its name belongs, after any change to it.

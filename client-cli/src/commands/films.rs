@@ -140,7 +140,7 @@ impl Shell {
         let (id, name) = match words {
             [name] => (None, name),
             [id, name] => (Some(id.clone()), name),
-            _ => return Err(Error::Usage("a name of several words wants quotes".into())),
+            _ => return Err(Error::Usage("which film, and which name?".into())),
         };
         let id = self.film(&Film { id }).await?;
         self.client()?.rename(id, name).await?;
@@ -215,16 +215,25 @@ fn films(tiles: &[Tile], numbered: bool, width: Option<usize>) -> String {
             plain(&tile.name),
             length(tile.duration_s),
             tile.providers.to_string(),
-            plain(&tile.tags.join(", ")),
-            trouble(tile),
+            remarks(tile),
         ];
         if numbered {
             row.insert(0, (position + 1).to_string());
         }
         rows.push(row);
     }
-    let header = ["#", "ID", "NAME", "LENGTH", "COPIES", "TAGS", ""];
+    let header = ["#", "ID", "NAME", "LENGTH", "COPIES", "TAGS"];
     table(if numbered { &header } else { &header[1..] }, &rows, width)
+}
+
+/// What stands in a list's last column: why a film cannot be played, if so, and its tags.
+fn remarks(tile: &Tile) -> String {
+    let tags = plain(&tile.tags.join(", "));
+    match (trouble(tile), tags.is_empty()) {
+        (trouble, _) if trouble.is_empty() => tags,
+        (trouble, true) => format!("({trouble})"),
+        (trouble, false) => format!("({trouble}) {tags}"),
+    }
 }
 
 /// How many digits tell all these ids apart, at least [`SHORT_ID`].

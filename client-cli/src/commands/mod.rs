@@ -172,7 +172,7 @@ impl Shell {
     }
 
     /// A film and tags. At the prompt, with a film selected, the ID may be left out: the first
-    /// word is taken for one only if it looks like nothing else.
+    /// word of several is an ID if there is such a film, and a tag otherwise.
     async fn film_and_tags<'a>(
         &self,
         words: &'a [String],
@@ -180,18 +180,16 @@ impl Shell {
         let (first, rest) = words
             .split_first()
             .ok_or_else(|| Error::Usage("which film, and which tags?".into()))?;
-        let named = match &self.memory {
-            Some(memory) if memory.selected.is_some() => {
-                !rest.is_empty() && memory.means_film(first)
-            }
-            Some(_) if rest.is_empty() => return self.selected().map(|film| (film.id, words)),
-            _ => true,
-        };
-        let id = named.then(|| first.clone());
-        Ok((
-            self.film(&Film { id }).await?,
-            if named { rest } else { words },
-        ))
+        if self.memory.is_some() && rest.is_empty() {
+            return self.selected().map(|film| (film.id, words));
+        }
+        let id = Some(first.clone());
+        let named = self.film(&Film { id }).await;
+        match (named, self.selected()) {
+            (Ok(id), _) => Ok((id, rest)),
+            (Err(error), Ok(selected)) if error.means_no_film() => Ok((selected.id, words)),
+            (Err(error), _) => Err(error),
+        }
     }
 }
 
@@ -202,18 +200,17 @@ impl Memory {
         let number: usize = word.parse().ok().filter(|_| digits)?;
         self.results.get(number.checked_sub(1)?)
     }
-
-    /// Whether a word names a film when it might also be a tag: a number of the result list, or
-    /// as many digits as result lists show.
-    fn means_film(&self, word: &str) -> bool {
-        let looks_so = word.len() >= films::SHORT_ID && word.parse::<TypedId>().is_ok();
-        self.numbered(word).is_some() || looks_so
-    }
 }
 
 /// Finds what is wrong with a command by itself, before anything is connected to.
 pub fn check(command: &Command) -> Result<(), Error> {
     let id = match command {
+        // Which of them is an ID, and which a part of the name?
+        Command::Rename { words } if words.len() > 2 => {
+            return Err(Error::Usage(
+                "a name of several words wants quotes: rename ID 'NEW NAME'".into(),
+            ));
+        }
         Command::Show { film }
         | Command::Play { film, .. }
         | Command::Url { film }

@@ -14,8 +14,6 @@ pub struct Response {
     pub status: u16,
     /// Its headers, by lower-case name.
     pub headers: HashMap<String, String>,
-    /// Its body.
-    pub body: String,
 }
 
 /// A connection to an RTSP server.
@@ -174,7 +172,6 @@ impl Player {
         Ok(Some(Response {
             status: status.expect("a status line"),
             headers,
-            body: String::from_utf8(body).unwrap(),
         }))
     }
 }

@@ -118,7 +118,13 @@ async fn run(mut command: Command) -> Result<(String, String)> {
         .await
         .with_context(|| format!("{command:?} does not end"))?
         .context("ffmpeg is not installed")?;
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let said = String::from_utf8_lossy(&output.stderr);
+    // It tries ports until two are free, and says so each time.
+    let said = said
+        .lines()
+        .filter(|line| !line.contains("bind failed: Address already in use"))
+        .collect::<Vec<_>>()
+        .join("\n");
     ensure!(output.status.success(), "{}: {said}", output.status);
     Ok((String::from_utf8(output.stdout)?, said))
 }

@@ -4,9 +4,12 @@ use super::{PATIENCE, Transport};
 use anyhow::{Context, Result, bail, ensure};
 use gst::prelude::*;
 use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::Instant,
+    sync::{Arc, Mutex, PoisonError, mpsc},
+    time::{Duration, Instant},
 };
+
+/// How long a player may take to leave.
+const LEAVING: Duration = Duration::from_secs(10);
 
 /// A film in GStreamer's player. Its methods block. Dropping it leaves the session.
 pub struct Player {
@@ -175,8 +178,16 @@ impl Player {
 
 impl Drop for Player {
     fn drop(&mut self) {
-        // It cannot fail on the way down.
-        let _ = self.playbin.set_state(gst::State::Null);
+        // GStreamer 1.22's rtspsrc can lock up against itself when it is stopped just as it closes its
+        // connection. That is not ours to test: it is left behind then.
+        let (done, left) = mpsc::channel();
+        let playbin = self.playbin.clone();
+        std::thread::spawn(move || {
+            // It cannot fail on the way down; nobody may be waiting any more.
+            let _ = playbin.set_state(gst::State::Null);
+            let _ = done.send(());
+        });
+        let _ = left.recv_timeout(LEAVING);
     }
 }
 

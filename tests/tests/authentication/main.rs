@@ -3,9 +3,13 @@
 // Helpers of tests, which clippy does not see as tests.
 #![allow(clippy::unwrap_used)]
 
+mod agreement;
+mod desk;
+
+use desk::Desk;
 use iceflix_core::{
     api::{
-        PageRequest, SessionId, TokenError,
+        SessionId, TokenError,
         auth::{AuthError, AuthenticatorClient, Role, SessionProof, Token},
         catalog::CatalogClient,
         streaming::StreamingClient,
@@ -18,89 +22,9 @@ use iceflix_tests::{
     person::holding,
     tokens::log_out,
 };
-use std::{net::SocketAddr, time::Duration};
+use std::time::Duration;
 
 const WRONG: Result<(), AuthError> = Err(AuthError::WrongCredentials);
-
-/// The administrator's methods, asked of one authenticator.
-struct Desk<'a> {
-    cluster: &'a Cluster,
-    address: SocketAddr,
-    token: Token,
-}
-
-macro_rules! desk {
-    ($($method:ident($($argument:ident: $type:ty),*) -> $answer:ty;)*) => {$(
-        async fn $method(&self, $($argument: $type),*) -> Result<$answer, AuthError> {
-            let ask = |auth: AuthenticatorClient, context| {
-                $(let $argument = $argument.to_owned();)*
-                let token = self.token.clone();
-                async move { auth.$method(context, token, $($argument.into()),*).await }
-            };
-            self.cluster.at(self.address, ask).await
-        }
-    )*};
-}
-
-impl<'a> Desk<'a> {
-    /// At authenticator `n`, with an admin's fresh session.
-    async fn at(cluster: &'a Cluster, n: usize) -> Self {
-        Self {
-            cluster,
-            address: cluster.auths[n].address(),
-            token: cluster.admin().await.token(),
-        }
-    }
-
-    /// At authenticator `n`, with this token.
-    fn with(cluster: &'a Cluster, n: usize, token: &Token) -> Self {
-        Self {
-            cluster,
-            address: cluster.auths[n].address(),
-            token: token.clone(),
-        }
-    }
-
-    desk! {
-        remove_user(user: &str) -> ();
-        revoke_user(user: &str) -> ();
-        whois() -> String;
-        is_admin() -> bool;
-    }
-
-    async fn add_user(&self, user: &str, password: &str, role: Role) -> Result<(), AuthError> {
-        let hash = prehash(user, password);
-        let ask = |auth: AuthenticatorClient, context| {
-            let (token, user) = (self.token.clone(), user.to_owned());
-            async move { auth.add_user(context, token, user, hash, role).await }
-        };
-        self.cluster.at(self.address, ask).await
-    }
-
-    async fn change_password(
-        &self,
-        user: &str,
-        old: Option<&str>,
-        new: &str,
-    ) -> Result<(), AuthError> {
-        let old = old.map(|old| prehash(user, old));
-        let new = prehash(user, new);
-        let ask = |auth: AuthenticatorClient, context| {
-            let (token, user) = (self.token.clone(), user.to_owned());
-            async move { auth.change_password(context, token, user, old, new).await }
-        };
-        self.cluster.at(self.address, ask).await
-    }
-
-    async fn users(&self) -> Result<Vec<String>, AuthError> {
-        let ask = |auth: AuthenticatorClient, context| {
-            let token = self.token.clone();
-            async move { auth.list_users(context, token, PageRequest::first()).await }
-        };
-        let page = self.cluster.at(self.address, ask).await?;
-        Ok(page.items.into_iter().map(|user| user.name).collect())
-    }
-}
 
 async fn login_fails(cluster: &Cluster, user: &str, password: &str) -> Result<(), AuthError> {
     cluster.login(user, password).await.map(drop)
@@ -385,89 +309,6 @@ async fn tokens_and_passwords_are_never_stored() {
     for there in [ada.session().to_string(), "a tag of hers".to_owned()] {
         assert!(!holding(cluster.dir.path(), there.as_bytes()).is_empty());
     }
-    cluster.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn two_authenticators_agree_whichever_was_asked() {
-    let cluster = authenticators(2).await;
-    for (asked, other) in [(0, 1), (1, 0)] {
-        let name = format!("user-{asked}");
-        let (here, there) = (
-            Desk::at(&cluster, asked).await,
-            Desk::at(&cluster, other).await,
-        );
-        here.add_user(&name, "secret", Role::User).await.unwrap();
-        let address = cluster.auths[other].address();
-        let took = wait_for("the other lists the user", async || {
-            there.users().await.unwrap().contains(&name)
-        })
-        .await;
-        println!("a user added at {asked} was listed at {other} after {took:?}");
-        let user = cluster.login_at(address, &name, "secret").await.unwrap();
-        // A session that one opened is the other's too.
-        cluster
-            .renew_at(cluster.auths[asked].address(), &user)
-            .await
-            .unwrap();
-
-        here.change_password(&name, None, "changed").await.unwrap();
-        let took = wait_for("the other knows the new password", async || {
-            cluster.login_at(address, &name, "changed").await.is_ok()
-        })
-        .await;
-        println!("a password changed at {asked} held at {other} after {took:?}");
-        let old = cluster.login_at(address, &name, "secret").await;
-        assert_eq!(old.map(drop), WRONG);
-
-        here.remove_user(&name).await.unwrap();
-        let took = wait_for("the other has no such user", async || {
-            !there.users().await.unwrap().contains(&name)
-        })
-        .await;
-        println!("a user removed at {asked} was gone at {other} after {took:?}");
-        let gone = cluster.login_at(address, &name, "changed").await;
-        assert_eq!(gone.map(drop), WRONG);
-    }
-    cluster.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn an_authenticator_that_joins_late_learns_all() {
-    let mut cluster = authenticators(1).await;
-    let ada = cluster.new_user("ada", "engine", Role::User).await;
-    let ended = cluster.login("ada", "engine").await.unwrap();
-    log_out(&cluster, &ended).await;
-    let bob = cluster.new_user("bob", "builder", Role::User).await;
-    Desk::at(&cluster, 0)
-        .await
-        .revoke_user("bob")
-        .await
-        .unwrap();
-
-    cluster.add_auth().await;
-    let late = cluster.auths[1].address();
-    // It is reachable: it must know everything already, and above all what was revoked.
-    assert!(!cluster.authorised_at(late, &bob.token()).await);
-    assert!(!cluster.authorised_at(late, &ended.token()).await);
-    assert!(cluster.authorised_at(late, &ada.token()).await);
-    let renewed = cluster.renew_at(late, &ada).await.unwrap();
-    assert!(
-        cluster
-            .authorised_at(cluster.auths[0].address(), &renewed)
-            .await
-    );
-    for session in [&ended, &bob] {
-        let refused = cluster.renew_at(late, session).await;
-        assert_eq!(refused, Err(AuthError::SessionEnded));
-    }
-    cluster.login_at(late, "bob", "builder").await.unwrap();
-
-    // And it goes on without the one it learned from.
-    cluster.auths.remove(0).shutdown().await;
-    let desk = Desk::at(&cluster, 0).await;
-    assert_eq!(desk.users().await.unwrap(), ["ada", "admin", "bob"]);
-    cluster.renew_at(late, &ada).await.unwrap();
     cluster.stop().await;
 }
 

@@ -1,0 +1,92 @@
+//! The administrator's side of an authenticator.
+
+use iceflix_core::{
+    api::{
+        PageRequest,
+        auth::{AuthError, AuthenticatorClient, Role, Token},
+    },
+    service::Server,
+    trust::password::prehash,
+};
+use iceflix_tests::cluster::Cluster;
+use std::net::SocketAddr;
+
+/// The administrator's methods, asked of one authenticator.
+pub struct Desk<'a> {
+    pub cluster: &'a Cluster,
+    pub address: SocketAddr,
+    pub token: Token,
+}
+
+macro_rules! desk {
+    ($($method:ident($($argument:ident: $type:ty),*) -> $answer:ty;)*) => {$(
+        pub async fn $method(&self, $($argument: $type),*) -> Result<$answer, AuthError> {
+            let ask = |auth: AuthenticatorClient, context| {
+                $(let $argument = $argument.to_owned();)*
+                let token = self.token.clone();
+                async move { auth.$method(context, token, $($argument.into()),*).await }
+            };
+            self.cluster.at(self.address, ask).await
+        }
+    )*};
+}
+
+impl<'a> Desk<'a> {
+    /// At authenticator `n`, with an admin's fresh session.
+    pub async fn at(cluster: &'a Cluster, n: usize) -> Self {
+        Self {
+            cluster,
+            address: cluster.auths[n].address(),
+            token: cluster.admin().await.token(),
+        }
+    }
+
+    /// At authenticator `n`, with this token.
+    pub fn with(cluster: &'a Cluster, n: usize, token: &Token) -> Self {
+        Self {
+            cluster,
+            address: cluster.auths[n].address(),
+            token: token.clone(),
+        }
+    }
+
+    desk! {
+        remove_user(user: &str) -> ();
+        revoke_user(user: &str) -> ();
+        whois() -> String;
+        is_admin() -> bool;
+    }
+
+    pub async fn add_user(&self, user: &str, password: &str, role: Role) -> Result<(), AuthError> {
+        let hash = prehash(user, password);
+        let ask = |auth: AuthenticatorClient, context| {
+            let (token, user) = (self.token.clone(), user.to_owned());
+            async move { auth.add_user(context, token, user, hash, role).await }
+        };
+        self.cluster.at(self.address, ask).await
+    }
+
+    pub async fn change_password(
+        &self,
+        user: &str,
+        old: Option<&str>,
+        new: &str,
+    ) -> Result<(), AuthError> {
+        let old = old.map(|old| prehash(user, old));
+        let new = prehash(user, new);
+        let ask = |auth: AuthenticatorClient, context| {
+            let (token, user) = (self.token.clone(), user.to_owned());
+            async move { auth.change_password(context, token, user, old, new).await }
+        };
+        self.cluster.at(self.address, ask).await
+    }
+
+    pub async fn users(&self) -> Result<Vec<String>, AuthError> {
+        let ask = |auth: AuthenticatorClient, context| {
+            let token = self.token.clone();
+            async move { auth.list_users(context, token, PageRequest::first()).await }
+        };
+        let page = self.cluster.at(self.address, ask).await?;
+        Ok(page.items.into_iter().map(|user| user.name).collect())
+    }
+}
