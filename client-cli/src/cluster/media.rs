@@ -58,7 +58,7 @@ mod tests {
     fn plain(list: &str) -> Vec<String> {
         split(
             OsStr::new(list),
-            Path::new("/work/here"),
+            Path::new("/srv/here"),
             Some(Path::new("/home/ann")),
         )
         .unwrap()
@@ -73,7 +73,7 @@ mod tests {
         assert_eq!(plain("/a b/c:/d"), ["/a b/c", "/d"]);
         assert_eq!(
             plain(":films::./films/:/x//y/../z/:"),
-            ["/work/here/films", "/x/z"]
+            ["/srv/here/films", "/x/z"]
         );
     }
 
@@ -86,7 +86,7 @@ mod tests {
         );
         assert_eq!(
             plain("~bob/x:a/~/b"),
-            ["/work/here/~bob/x", "/work/here/a/~/b"]
+            ["/srv/here/~bob/x", "/srv/here/a/~/b"]
         );
         let homeless = split(OsStr::new("~/x"), Path::new("/w"), None).unwrap();
         assert_eq!(homeless, [PathBuf::from("/w/~/x")]);
