@@ -2,13 +2,13 @@
 //!
 //! | module | what it is |
 //! |---|---|
-//! | [`walk`] | which files under the media directories count, and what is wrong with the others |
-//! | [`hash`] | a file's identity (its stamp) and its content's SHA-256 |
-//! | [`cache`] | what was learned of a file, kept over restarts, so that none is hashed twice |
-//! | [`watch`] | being told of changes instead of looking |
-//! | [`index`] | which film is at which path: pure, files in, events out |
-//! | [`worker`] | the threads that hash, and have the file examined |
-//! | [`scanner`] | the thread that ties these together |
+//! | `walk` | which files under the media directories count, and what is wrong with the others |
+//! | `hash` | a file's identity (its stamp) and its content's SHA-256 |
+//! | `cache` | what was learned of a file, kept over restarts, so that none is hashed twice |
+//! | `watch` | being told of changes instead of looking |
+//! | `index` | which film is at which path: pure, files in, events out |
+//! | `worker` | the threads that hash, and have the file examined |
+//! | `scanner` | the thread that ties these together |
 //!
 //! All of it blocks, so all of it runs on threads of its own; the async side sees a
 //! [`Library`] (what is there now) and a channel of [`LibraryEvent`]s (what changed).
