@@ -135,7 +135,10 @@ impl Accounts {
             return Ok(());
         };
         self.replica.put_first(vec![(key, value)]).await?;
-        tracing::info!("there was no user yet; `{FIRST_ADMIN}` was made");
+        match self.user_here(FIRST_ADMIN) {
+            Some(_) => tracing::info!("there was no user yet; `{FIRST_ADMIN}` was made"),
+            None => tracing::error!("there is no user left, and `{FIRST_ADMIN}` was removed once"),
+        }
         Ok(())
     }
 
@@ -329,22 +332,24 @@ impl Accounts {
             .await?)
     }
 
-    /// Removes the rows of sessions that are over.
-    pub async fn clear_expired(&self) {
-        let now = trust::now().as_secs();
+    /// Removes the rows of sessions that are over at this time (since 1970). What cannot be read
+    /// stays: it may be a later version's, and an end that was forgotten would be undone.
+    pub async fn clear_expired(&self, now: Duration) {
+        let now = now.as_secs();
         let sessions = self.replica.scan("session/").into_iter();
         let over = sessions.filter(|(key, value)| {
-            read::<Session>(key, value.clone()).is_none_or(|session| session.until <= now)
+            read::<Session>(key, value.clone()).is_some_and(|session| session.until <= now)
         });
         let ended = self.replica.scan("ended/").into_iter();
         let forgotten = ended.filter(|(key, value)| {
-            read::<u64>(key, value.clone()).is_none_or(|until| until <= now)
+            read::<u64>(key, value.clone()).is_some_and(|until| until <= now)
         });
         let gone: Vec<RowChange> = over.chain(forgotten).map(|(key, _)| (key, None)).collect();
-        if !gone.is_empty()
-            && let Err(error) = self.replica.put(gone).await
-        {
+        if let Err(error) = self.replica.put(gone).await {
             tracing::warn!(%error, "sessions that are over could not be cleared away");
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,6 +5,8 @@
 mod accounts;
 mod service;
 mod status;
+#[cfg(test)]
+mod testing;
 
 use accounts::Accounts;
 use anyhow::Context;
@@ -14,12 +16,17 @@ use iceflix_core::{
     replica::Replica,
     rpc::serve,
     service::{Node, Running, Server},
-    trust::keys::SigningKey,
+    trust::{self, keys::SigningKey},
 };
 use serde::Deserialize;
 use service::AuthService;
 use status::Status;
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use tarpc::server::Channel;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -103,8 +110,8 @@ impl Server for AuthServer {
                 let mut ticks = tokio::time::interval(CLEARING);
                 loop {
                     ticks.tick().await;
-                    status.forget_old();
-                    accounts.clear_expired().await;
+                    status.forget_old(Instant::now());
+                    accounts.clear_expired(trust::now()).await;
                 }
             })
         };

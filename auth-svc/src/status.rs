@@ -102,14 +102,14 @@ impl Status {
         }
     }
 
-    /// Stops speaking of sessions whose last token is long over.
-    pub fn forget_old(&self) {
+    /// Stops speaking of sessions whose last token is long over at this time.
+    pub fn forget_old(&self, now: Instant) {
         let mut over = Vec::new();
         self.passing
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .retain(|name, until| {
-                let passed = *until <= Instant::now();
+                let passed = *until <= now;
                 if passed {
                     over.push((name.clone(), None));
                 }
@@ -122,3 +122,6 @@ impl Status {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

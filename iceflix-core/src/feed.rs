@@ -119,6 +119,11 @@ impl Speaker {
         spoken.tell(Vec::new());
     }
 
+    /// What whoever joins now is told.
+    pub fn entries(&self) -> Entries {
+        self.lock().entries.clone()
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Spoken> {
         // A panic while it was held cannot have left the map half changed in a way that matters:
         // the number only moves after the entries.

@@ -19,7 +19,7 @@ use crate::{
 };
 use serde_json::Value;
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -161,41 +161,48 @@ impl Replica {
         if let Some(value) = self.get(key) {
             return Some(value);
         }
-        if !lock(&self.inner.misses).may_ask(key, Instant::now()) {
+        if !lock(&self.inner.misses).may_ask(key, Instant::now())
+            || !self.ask_for(vec![key.to_owned()]).await
+        {
             return None;
         }
-        let Ok(_place) = self.inner.asking.try_acquire() else {
-            return None;
-        };
-        let (inner, key) = (Arc::clone(&self.inner), key.to_owned());
-        let asked = tokio::spawn(async move {
-            for (_, entries) in feed::look_up(&inner.bus, &inner.topic, &[&key], LOOK_UP).await {
-                inner.merge(entries).await;
-            }
-            let value = lock(&inner.rows).get(&key).cloned();
-            if value.is_none() {
-                lock(&inner.misses).missed(key, Instant::now());
-            }
-            value
-        });
-        asked.await.ok()?
+        let value = self.get(key);
+        if value.is_none() {
+            lock(&self.inner.misses).missed(key.to_owned(), Instant::now());
+        }
+        value
     }
 
-    /// Sets (`Some`) or removes (`None`) rows. On disk here when it returns, and on its way to the
-    /// others.
+    /// Takes in what the peers have of these rows; `false` when too much is being asked already.
+    async fn ask_for(&self, keys: Vec<String>) -> bool {
+        let Ok(_place) = self.inner.asking.try_acquire() else {
+            return false;
+        };
+        let inner = Arc::clone(&self.inner);
+        // What was begun is finished, as in `write`.
+        let asked = tokio::spawn(async move {
+            let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+            for (_, entries) in feed::look_up(&inner.bus, &inner.topic, &keys, LOOK_UP).await {
+                inner.merge(entries).await;
+            }
+        });
+        asked.await.is_ok()
+    }
+
+    /// Sets (`Some`) or removes (`None`) rows; of two changes to one row the last. On disk here
+    /// when it returns, and on its way to the others.
     ///
     /// # Errors
     /// When the database cannot be written; nothing is changed then.
     pub async fn put(&self, changes: Vec<RowChange>) -> Result<(), StoreError> {
-        let written: Vec<(String, Row)> = {
-            let rows = lock(&self.inner.rows);
-            let stamped = changes.into_iter().map(|(key, value)| {
-                let stamp = rows.stamp_after(&key, &self.inner.clock.new_timestamp());
-                (key, Row { stamp, value })
-            });
-            stamped.collect()
-        };
-        self.write(written).await
+        let changes: BTreeMap<String, Option<Value>> = changes.into_iter().collect();
+        let time = self.inner.clock.new_timestamp();
+        let stamp = lock(&self.inner.rows).give_stamp(changes.keys(), &time);
+        let written = changes.into_iter().map(|(key, value)| {
+            let stamp = stamp.clone();
+            (key, Row { stamp, value })
+        });
+        self.write(written.collect()).await
     }
 
     /// Sets rows that were never written by anybody: as if at the beginning of time, so that any
@@ -205,20 +212,28 @@ impl Replica {
     /// When the database cannot be written; nothing is changed then.
     pub async fn put_first(&self, rows: Vec<(String, Value)>) -> Result<(), StoreError> {
         let stamp = Stamp::first(self.inner.clock.get_id());
-        let missing = |(key, _): &(String, Value)| lock(&self.inner.rows).lacks(key, &stamp);
-        let rows = rows.into_iter().filter(missing).map(|(key, value)| {
-            let row = Row {
-                stamp: stamp.clone(),
-                value: Some(value),
-            };
-            (key, row)
-        });
-        self.write(rows.collect()).await
+        let mut written = Vec::new();
+        {
+            let mut here = lock(&self.inner.rows);
+            for (key, value) in rows {
+                if here.lacks(&key, &stamp) {
+                    here.begin(&key, &stamp);
+                    let (stamp, value) = (stamp.clone(), Some(value));
+                    written.push((key, Row { stamp, value }));
+                }
+            }
+        }
+        self.write(written).await
     }
 
+    /// Writes rows whose writing was [begun](Rows::begin).
+    ///
     /// A caller that gives up in the middle must not part disk from memory: what was begun is
     /// finished by a task of its own.
     async fn write(&self, written: Vec<(String, Row)>) -> Result<(), StoreError> {
+        if written.is_empty() {
+            return Ok(());
+        }
         let inner = Arc::clone(&self.inner);
         tokio::spawn(async move { inner.commit(written).await })
             .await
@@ -228,11 +243,13 @@ impl Replica {
 
 impl Inner {
     async fn commit(&self, written: Vec<(String, Row)>) -> Result<(), StoreError> {
-        self.store.write(written.clone()).await?;
+        let stored = self.store.write(written.clone()).await;
         let newer = {
             // The speaker takes them in the rows' order: of two writes to a row that pass here at
             // once, the one that won stands in both.
             let mut rows = lock(&self.rows);
+            rows.settle(written.iter().map(|(key, _)| key));
+            stored?;
             let newer = rows.merge(written);
             let said = newer
                 .iter()
@@ -264,7 +281,7 @@ impl Inner {
                 .into_iter()
                 .filter_map(|(key, value)| Some((key, Row::from_value(&value)?)));
             theirs
-                .filter(|(key, row)| rows.lacks(key, &row.stamp))
+                .filter(|(key, row)| rows.would_take(key, row))
                 .collect()
         };
         if newer.is_empty() {
@@ -305,3 +322,6 @@ impl Inner {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests;

@@ -150,7 +150,17 @@ fn init_logs(config: &Common) {
     let logs = fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match config.log_format {
         LogFormat::Text => logs.with_ansi(std::io::stderr().is_terminal()).init(),
-        LogFormat::Json => logs.json().init(),
+        LogFormat::Json => {
+            logs.json().init();
+            // What reads the log expects a document on each line, a panic's too.
+            std::panic::set_hook(Box::new(|panic| {
+                let location = panic.location().map(ToString::to_string);
+                let reason = panic
+                    .payload_as_str()
+                    .unwrap_or("for a reason it did not say");
+                tracing::error!(location, "panicked: {reason}");
+            }));
+        }
     }
     if let Some(error) = bad {
         tracing::warn!(%error, log = config.log, "`log` is not a filter; logging at info");

@@ -122,7 +122,7 @@ pub trait Authenticator {
     /// Whether the token's user is an admin.
     async fn is_admin(token: Token) -> Result<bool, AuthError>;
     /// Sets a user's password. For oneself `old` is needed; an admin needs none for others.
-    /// The user's other sessions end.
+    /// The user's other sessions end; of this one the tokens, so it is to be renewed.
     async fn change_password(
         token: Token,
         user: String,

@@ -1,10 +1,11 @@
-//! Rows and how they merge: pure. The later stamp wins, in any order, however often.
+//! Rows and how they merge: pure. The later stamp wins, in any order, however often; of two rows
+//! with one stamp, the one whose value sorts later as text.
 
 use crate::{api::InstanceId, topics::Entries};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use std::collections::BTreeMap;
+use std::{cmp::Ordering, collections::BTreeMap};
 
 /// When a row was written, by the hybrid logical clock, and by whom: as text that sorts by time
 /// (16 hexadecimal digits of NTP time, `-`, 32 of the writer's id).
@@ -82,6 +83,19 @@ impl Row {
         serde_json::json!({ "s": self.stamp.0, "v": self.value })
     }
 
+    /// Whether this row stands where the two meet. A clock gives no stamp twice, but an instance
+    /// that lost its database gives those of the beginning of time again: then it is the value
+    /// that decides, so that all who have both agree.
+    fn wins_over(&self, other: &Self) -> bool {
+        // A tombstone sorts before all values.
+        let text = |row: &Self| row.value.as_ref().map(Value::to_string);
+        match self.stamp.cmp(&other.stamp) {
+            Ordering::Greater => true,
+            Ordering::Less => false,
+            Ordering::Equal => self.value != other.value && text(self) > text(other),
+        }
+    }
+
     /// Reads a row that travelled; `None` when it is malformed.
     pub(super) fn from_value(value: &Value) -> Option<Self> {
         let row = OnTheBus::deserialize(value).ok()?;
@@ -92,19 +106,23 @@ impl Row {
     }
 }
 
-/// All rows.
+/// All rows, and what is on its way to the disk.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Rows(BTreeMap<String, Row>);
+pub struct Rows {
+    rows: BTreeMap<String, Row>,
+    /// Of each row that is being written: the last stamp given, and how many writes there are.
+    given: BTreeMap<String, (Stamp, usize)>,
+}
 
 impl Rows {
     /// A row's value, unless it was removed.
     pub fn get(&self, key: &str) -> Option<&Value> {
-        self.0.get(key)?.value.as_ref()
+        self.rows.get(key)?.value.as_ref()
     }
 
     /// The rows whose keys begin so, in order, without those removed.
     pub fn scan<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = (&'a str, &'a Value)> {
-        self.0
+        self.rows
             .range(prefix.to_owned()..)
             .take_while(move |(key, _)| key.starts_with(prefix))
             .filter_map(|(key, row)| Some((key.as_str(), row.value.as_ref()?)))
@@ -112,18 +130,59 @@ impl Rows {
 
     /// Whether a write with this stamp would be news.
     pub fn lacks(&self, key: &str, stamp: &Stamp) -> bool {
-        self.0.get(key).is_none_or(|row| row.stamp < *stamp)
+        self.rows.get(key).is_none_or(|row| row.stamp < *stamp)
     }
 
-    /// The stamp for a write at this time: later than what it replaces, whatever the clocks say,
-    /// because whoever writes has seen that.
-    pub fn stamp_after(&self, key: &str, time: &uhlc::Timestamp) -> Stamp {
-        let stamp = Stamp::new(time);
-        match self.0.get(key).and_then(|row| row.stamp.timestamp()) {
-            Some(before) if *before.get_time() >= *time.get_time() => {
-                Stamp::of(before.get_time().as_u64().saturating_add(1), *time.get_id())
+    /// Whether this row would be news.
+    pub fn would_take(&self, key: &str, row: &Row) -> bool {
+        self.rows.get(key).is_none_or(|known| row.wins_over(known))
+    }
+
+    /// Gives the stamp for one write to all these rows at this time: later than what it replaces,
+    /// whatever the clocks say, because whoever writes has seen that; and later than what was
+    /// given to other writes of these rows, until those are [settled](Self::settle). One stamp for
+    /// all: of two writes to the same rows, one wins whole.
+    pub fn give_stamp<'a>(
+        &mut self,
+        keys: impl Iterator<Item = &'a String> + Clone,
+        time: &uhlc::Timestamp,
+    ) -> Stamp {
+        let before = keys
+            .clone()
+            .flat_map(|key| {
+                let given = self.given.get(key).map(|(stamp, _)| stamp);
+                [self.rows.get(key).map(|row| &row.stamp), given]
+            })
+            .flatten()
+            .filter_map(|stamp| Some(stamp.timestamp()?.get_time().as_u64()))
+            .max();
+        let stamp = match before {
+            Some(before) if before >= time.get_time().as_u64() => {
+                Stamp::of(before.saturating_add(1), *time.get_id())
             }
-            _ => stamp,
+            _ => Stamp::new(time),
+        };
+        keys.for_each(|key| self.begin(key, &stamp));
+        stamp
+    }
+
+    /// A write with this stamp begins.
+    pub fn begin(&mut self, key: &str, stamp: &Stamp) {
+        let given = self.given.entry(key.to_owned());
+        let (last, writes) = given.or_insert_with(|| (stamp.clone(), 0));
+        *writes += 1;
+        if *last < *stamp {
+            *last = stamp.clone();
+        }
+    }
+
+    /// A write that was begun is over, done or failed.
+    pub fn settle<'a>(&mut self, keys: impl Iterator<Item = &'a String>) {
+        for key in keys {
+            match self.given.get_mut(key) {
+                Some((_, writes)) if *writes > 1 => *writes -= 1,
+                _ => drop(self.given.remove(key)),
+            }
         }
     }
 
@@ -131,8 +190,8 @@ impl Rows {
     pub fn merge(&mut self, rows: impl IntoIterator<Item = (String, Row)>) -> Vec<(String, Row)> {
         let mut newer = Vec::new();
         for (key, row) in rows {
-            if self.lacks(&key, &row.stamp) {
-                self.0.insert(key.clone(), row.clone());
+            if self.would_take(&key, &row) {
+                self.rows.insert(key.clone(), row.clone());
                 newer.push((key, row));
             }
         }
@@ -141,7 +200,7 @@ impl Rows {
 
     /// All rows, tombstones too, as they travel.
     pub(super) fn entries(&self) -> Entries {
-        self.0
+        self.rows
             .iter()
             .map(|(key, row)| (key.clone(), row.to_value()))
             .collect()
@@ -157,8 +216,6 @@ mod tests {
         let value = proptest::option::of(any::<u8>().prop_map(Value::from));
         ("[a-d]", 0u64..20, 1u128..4, value).prop_map(|(key, time, id, value)| {
             let id = uhlc::ID::try_from(id.to_le_bytes()).unwrap();
-            // One writer never stamps two values alike.
-            let value = value.map(|_| Value::from(format!("{time}-{id}")));
             (
                 key,
                 Row {
@@ -169,17 +226,13 @@ mod tests {
         })
     }
 
-    /// Equal stamps mean one write, so its value is one too.
+    /// Many of these bear the same stamp.
     fn rows() -> impl Strategy<Value = Vec<(String, Row)>> {
-        proptest::collection::vec(row(), 0..40).prop_map(|rows| {
-            let mut first = BTreeMap::new();
-            rows.into_iter()
-                .map(|(key, row)| {
-                    let same = first.entry((key.clone(), row.stamp.clone())).or_insert(row);
-                    (key, same.clone())
-                })
-                .collect()
-        })
+        proptest::collection::vec(row(), 0..40)
+    }
+
+    fn keys() -> impl Strategy<Value = std::collections::BTreeSet<String>> {
+        proptest::collection::btree_set("[a-d]", 1..4)
     }
 
     proptest! {
@@ -202,12 +255,62 @@ mod tests {
         }
 
         #[test]
-        fn a_write_wins_over_what_it_saw(rows in rows(), key in "[a-d]", now in 0u64..20) {
+        fn a_write_wins_over_what_it_saw(rows in rows(), keys in keys(), now in 0u64..20) {
             let mut all = Rows::default();
             all.merge(rows);
             let id = uhlc::ID::try_from([2u8; 16]).unwrap();
-            let stamp = all.stamp_after(&key, &uhlc::Timestamp::new(uhlc::NTP64(now), id));
-            prop_assert!(all.lacks(&key, &stamp));
+            let stamp = all.give_stamp(keys.iter(), &uhlc::Timestamp::new(uhlc::NTP64(now), id));
+            for key in &keys {
+                prop_assert!(all.lacks(key, &stamp), "{key}");
+            }
+        }
+
+        /// However many writes of some rows are on their way, and whichever of them fail: each
+        /// gets a later stamp than the good ones before it, and the last good one stands.
+        #[test]
+        fn writes_begun_at_the_same_moment_are_stamped_one_after_another(
+            rows in rows(),
+            writes in proptest::collection::vec((keys(), 0u64..20, any::<bool>(), any::<prop::sample::Index>()), 1..20),
+        ) {
+            let id = uhlc::ID::try_from([2u8; 16]).unwrap();
+            let mut all = Rows::default();
+            all.merge(rows);
+            let mut last: BTreeMap<String, Stamp> = BTreeMap::new();
+            let (mut under_way, mut stands) = (Vec::new(), BTreeMap::new());
+            for (n, (keys, now, fails, end)) in writes.into_iter().enumerate() {
+                let stamp = all.give_stamp(keys.iter(), &uhlc::Timestamp::new(uhlc::NTP64(now), id));
+                let mut written = Vec::new();
+                for key in keys {
+                    prop_assert!(last.get(&key).is_none_or(|before| *before < stamp));
+                    prop_assert!(all.lacks(&key, &stamp));
+                    if !fails {
+                        last.insert(key.clone(), stamp.clone());
+                        stands.insert(key.clone(), Value::from(n));
+                    }
+                    written.push((key, Row { stamp: stamp.clone(), value: Some(Value::from(n)) }));
+                }
+                under_way.push((written, fails));
+                // Some end meanwhile, in any order …
+                if end.index(2) == 0 {
+                    let (written, fails): (Vec<(String, Row)>, bool) =
+                        under_way.remove(end.index(under_way.len()));
+                    all.settle(written.iter().map(|(key, _)| key));
+                    if !fails {
+                        all.merge(written);
+                    }
+                }
+            }
+            // … and the rest in the wrong one.
+            while let Some((written, fails)) = under_way.pop() {
+                all.settle(written.iter().map(|(key, _)| key));
+                if !fails {
+                    all.merge(written);
+                }
+            }
+            for (key, value) in stands {
+                prop_assert_eq!(all.get(&key), Some(&value));
+            }
+            prop_assert!(all.given.is_empty());
         }
 
         #[test]

@@ -151,10 +151,13 @@ fn write<'a>(
 ) -> rusqlite::Result<()> {
     let transaction = connection.transaction()?;
     {
+        // As rows in memory merge (`Row::wins_over`): no value's JSON is empty, so the empty text is
+        // a tombstone's.
         let mut upsert = transaction.prepare_cached(
             "INSERT INTO rows (key, stamp, value) VALUES (?1, ?2, ?3)
              ON CONFLICT (key) DO UPDATE SET stamp = excluded.stamp, value = excluded.value
-             WHERE excluded.stamp > rows.stamp",
+             WHERE excluded.stamp > rows.stamp OR excluded.stamp = rows.stamp
+                 AND ifnull(excluded.value, '') > ifnull(rows.value, '')",
         )?;
         for (key, row) in rows {
             let value = row.value.as_ref().map(serde_json::Value::to_string);
@@ -196,6 +199,26 @@ mod tests {
             !rows.lacks("b", &row(2, None).stamp),
             "the tombstone is kept"
         );
+    }
+
+    #[tokio::test]
+    async fn rows_of_one_stamp_end_on_disk_as_in_memory() {
+        let values = [None, Some(json!("x")), Some(json!("y")), Some(json!(10))];
+        for first in &values {
+            for second in &values {
+                let dir = tempfile::tempdir().unwrap();
+                let path = dir.path().join("rows.sqlite");
+                let (store, mut memory) = Store::open(&path).await.unwrap();
+                for value in [first, second] {
+                    let written = vec![("a".to_owned(), row(0, value.clone()))];
+                    memory.merge(written.clone());
+                    store.write(written).await.unwrap();
+                }
+                drop(store);
+                let (_store, disk) = Store::open(&path).await.unwrap();
+                assert_eq!(disk, memory, "{first:?} {second:?}");
+            }
+        }
     }
 
     #[tokio::test]

@@ -3,6 +3,7 @@
 // Helpers of tests, which clippy does not see as tests.
 #![allow(clippy::unwrap_used)]
 
+mod again;
 mod agreement;
 mod desk;
 

@@ -1,0 +1,114 @@
+use super::*;
+use crate::testing::Desk;
+use iceflix_core::{
+    api::{
+        SessionId, TokenError,
+        auth::{Role, Token},
+    },
+    feed,
+    trust::{now, token},
+};
+use serde_json::json;
+use std::time::Duration;
+
+/// What is said now, by name.
+async fn said(desk: &Desk) -> Vec<String> {
+    let all = desk.node.topics.authentication().all();
+    let answers = desk.node.bus.ask(&all, Vec::new(), Duration::from_secs(60));
+    let answers = answers.await.unwrap();
+    let pieces = answers
+        .iter()
+        .map(|answer| serde_json::from_slice(&answer.payload).unwrap());
+    let snapshot = feed::assemble(pieces.collect()).unwrap();
+    snapshot.entries.into_keys().collect()
+}
+
+fn token_of(desk: &Desk, session: SessionId, epoch: u64) -> Token {
+    token::issue(&desk.key, "desk", "ada", session, Role::User, epoch, now()).unwrap()
+}
+
+fn ended(session: SessionId) -> AuthenticationFact {
+    AuthenticationFact::SessionEnded { session }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ended_session_is_spoken_of_until_no_token_can_rest_on_it() {
+    let desk = Desk::new().await;
+    let status = desk.status().await;
+    let (first, second) = (SessionId::random(), SessionId::random());
+    let token = token_of(&desk, first, 0);
+    assert!(desk.node.verifier.check_now(&token).is_ok());
+    let start = Instant::now();
+    status.revoked(&ended(first));
+    assert_eq!(
+        desk.node.verifier.check_now(&token),
+        Err(TokenError::Revoked)
+    );
+
+    // Its last token was issued at the latest when it ended.
+    status.forget_old(start + TOKEN_LIFETIME * 2);
+    assert!(said(&desk).await.contains(&ended(first).name()));
+    assert_eq!(
+        desk.node.verifier.check_now(&token),
+        Err(TokenError::Revoked)
+    );
+    status.revoked(&ended(second));
+    status.forget_old(Instant::now() + TOKEN_LIFETIME * 4);
+    let rest = said(&desk).await;
+    assert!(rest.len() == 1 && rest[0].starts_with("key/"), "{rest:?}");
+    status.forget_old(Instant::now() + TOKEN_LIFETIME * 40);
+    assert_eq!(said(&desk).await, rest, "its key is never forgotten");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_revoked_before_the_start_is_said_from_the_start() {
+    let desk = Desk::new().await;
+    let (session, _) = desk.session("ada").await;
+    desk.accounts.end_session(session).await.unwrap();
+    desk.accounts.revoke("bob").await.unwrap();
+    let status = desk.status().await;
+    let token = token_of(&desk, session, 0);
+    assert_eq!(
+        desk.node.verifier.check_now(&token),
+        Err(TokenError::Revoked)
+    );
+    let all = said(&desk).await;
+    assert_eq!(all.len(), 3, "{all:?}");
+    assert!(all.contains(&ended(session).name()));
+    // The session passes, the user's epoch does not.
+    status.forget_old(Instant::now() + TOKEN_LIFETIME * 4);
+    let rest = said(&desk).await;
+    assert!(
+        rest.len() == 2 && rest.contains(&"user/bob".to_owned()),
+        "{rest:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_of_other_authenticators_revoke_here_at_once() {
+    let desk = Desk::new().await;
+    let status = desk.status().await;
+    let (session, other) = (SessionId::random(), SessionId::random());
+    let tokens =
+        [(session, 5), (other, 5), (other, 9)].map(|(id, epoch)| token_of(&desk, id, epoch));
+    let good = || {
+        tokens
+            .each_ref()
+            .map(|token| desk.node.verifier.check_now(token).is_ok())
+    };
+    assert_eq!(good(), [true; 3]);
+    status.rows_changed(&[
+        (format!("ended/{session}"), Some(json!(1))),
+        // These say nothing: a row cleared away, and what makes no sense.
+        (format!("ended/{other}"), None),
+        ("ended/nonsense".into(), Some(json!(1))),
+        ("epoch/ada".into(), Some(json!("nonsense"))),
+        ("epoch/ada".into(), None),
+        (format!("session/{other}"), Some(json!(1))),
+        ("nonsense".into(), Some(json!(1))),
+    ]);
+    assert_eq!(good(), [false, true, true]);
+    status.rows_changed(&[("epoch/ada".into(), Some(json!(9)))]);
+    assert_eq!(good(), [false, false, true]);
+    assert_eq!(said(&desk).await.len(), 3);
+}

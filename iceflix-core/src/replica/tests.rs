@@ -1,0 +1,167 @@
+//! Replicas alone: their rows in memory and on disk. `tests/replica.rs` has several on one bus.
+
+use super::*;
+use crate::bus::BusConfig;
+use serde_json::json;
+use tempfile::TempDir;
+
+const KEY: &str = "a";
+
+/// A replica that nobody else can reach.
+struct Alone {
+    dir: TempDir,
+    bus: Bus,
+}
+
+impl Alone {
+    async fn new() -> Self {
+        let config = BusConfig {
+            cluster: "alone".into(),
+            listen: vec!["tcp/127.0.0.1:0".into()],
+            connect: vec![],
+            scouting: false,
+            interface: "auto".into(),
+        };
+        Self {
+            dir: tempfile::tempdir().unwrap(),
+            bus: Bus::open(&config).await.unwrap(),
+        }
+    }
+
+    async fn open(&self) -> Replica {
+        let (path, name) = (self.dir.path().join("rows.sqlite"), "auth-1".parse());
+        let topics = Topics::new("alone");
+        let opened = Replica::open(&path, &self.bus, &topics, Kind::Auth, &name.unwrap()).await;
+        opened.unwrap().0
+    }
+
+    /// What is on the disk now.
+    async fn on_disk(&self) -> Rows {
+        let opened = Store::open(&self.dir.path().join("rows.sqlite")).await;
+        opened.unwrap().1
+    }
+}
+
+fn rows(replica: &Replica) -> Rows {
+    lock(&replica.inner.rows).clone()
+}
+
+/// A row stamped an hour from now by another instance.
+fn from_the_future() -> (String, Row) {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let later = uhlc::NTP64::from(now.unwrap() + Duration::from_secs(3600));
+    let stamp = Stamp::new(&uhlc::Timestamp::new(
+        later,
+        rows::clock_id(&"auth-2".parse().unwrap()),
+    ));
+    let value = Some(json!("future"));
+    (KEY.to_owned(), Row { stamp, value })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn writes_at_the_same_moment_end_the_same_in_memory_and_on_disk() {
+    let alone = Alone::new().await;
+    let replica = alone.open().await;
+    let (key, row) = from_the_future();
+    for round in 0..20 {
+        let mut entries = Entries::new();
+        let key = format!("{key}{round}");
+        entries.insert(key.clone(), row.to_value());
+        replica.inner.merge(entries).await;
+        let writes = (0..32).map(|n| {
+            let (replica, key) = (replica.clone(), key.clone());
+            tokio::spawn(async move { replica.put(vec![(key, Some(json!(n)))]).await.unwrap() })
+        });
+        for write in writes.collect::<Vec<_>>() {
+            write.await.unwrap();
+        }
+        assert_ne!(replica.get(&key), Some(json!("future")));
+        assert_eq!(alone.on_disk().await, rows(&replica), "round {round}");
+        // What is written after all of them stands, too.
+        replica.put(vec![(key.clone(), None)]).await.unwrap();
+        assert_eq!(replica.get(&key), None);
+    }
+    let (spoken, held) = (replica.inner.speaker.entries(), rows(&replica).entries());
+    assert_eq!(spoken, held, "what joiners get is what is here");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_changes_to_a_row_in_one_write_the_last_stands() {
+    let alone = Alone::new().await;
+    let replica = alone.open().await;
+    let change = |value| (KEY.to_owned(), value);
+    let twice = vec![change(Some(json!(2))), change(Some(json!(1)))];
+    replica.put(twice).await.unwrap();
+    assert_eq!(replica.get(KEY), Some(json!(1)));
+    let twice = vec![change(Some(json!(3))), change(None)];
+    replica.put(twice).await.unwrap();
+    assert_eq!(replica.get(KEY), None);
+    assert_eq!(alone.on_disk().await, rows(&replica));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn first_rows_at_the_same_moment_end_the_same_in_memory_and_on_disk() {
+    let alone = Alone::new().await;
+    let replica = alone.open().await;
+    for round in 0..20 {
+        let writes = (0..16).map(|n| {
+            let (replica, key) = (replica.clone(), format!("{KEY}{round}"));
+            tokio::spawn(async move { replica.put_first(vec![(key, json!(n))]).await.unwrap() })
+        });
+        for write in writes.collect::<Vec<_>>() {
+            write.await.unwrap();
+        }
+        assert_eq!(alone.on_disk().await, rows(&replica), "round {round}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_first_row_wins_over_nothing_that_was_ever_written() {
+    let alone = Alone::new().await;
+    let replica = alone.open().await;
+    let first = |value| replica.put_first(vec![(KEY.to_owned(), json!(value))]);
+    first("first").await.unwrap();
+    // It is the first, so another "first" comes too late.
+    first("second").await.unwrap();
+    assert_eq!(replica.get(KEY), Some(json!("first")));
+    // Any real write wins, a removal too, and stays so.
+    replica.put(vec![(KEY.to_owned(), None)]).await.unwrap();
+    first("third").await.unwrap();
+    assert_eq!(replica.get(KEY), None);
+    replica
+        .put(vec![(KEY.to_owned(), Some(json!("written")))])
+        .await
+        .unwrap();
+    first("fourth").await.unwrap();
+    assert_eq!(replica.get(KEY), Some(json!("written")));
+    assert_eq!(alone.on_disk().await, rows(&replica));
+    drop(replica);
+    let replica = alone.open().await;
+    assert_eq!(replica.get(KEY), Some(json!("written")), "after a restart");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_changed_when_the_disk_takes_nothing() {
+    let alone = Alone::new().await;
+    let replica = alone.open().await;
+    replica
+        .put(vec![(KEY.to_owned(), Some(json!(1)))])
+        .await
+        .unwrap();
+    let before = rows(&replica);
+    let other = rusqlite::Connection::open(alone.dir.path().join("rows.sqlite")).unwrap();
+    other
+        .execute_batch("ALTER TABLE rows RENAME TO hidden")
+        .unwrap();
+    let failed = replica.put(vec![(KEY.to_owned(), Some(json!(2)))]).await;
+    assert!(matches!(failed, Err(StoreError::Write(_))), "{failed:?}");
+    assert_eq!(rows(&replica), before);
+    other
+        .execute_batch("ALTER TABLE hidden RENAME TO rows")
+        .unwrap();
+    replica
+        .put(vec![(KEY.to_owned(), Some(json!(3)))])
+        .await
+        .unwrap();
+    assert_eq!(alone.on_disk().await, rows(&replica));
+}
