@@ -1,9 +1,9 @@
 //! What people are asked: names, and passwords that do not show.
 
 use crate::client::blocking;
+use crate::editor::Editor;
 use crate::error::Error;
-use crate::prompt::editor::Editor;
-use std::io::{BufRead, IsTerminal, Write};
+use std::io::{BufRead, ErrorKind, IsTerminal, Write};
 
 /// Where answers come from.
 #[derive(Clone, Default)]
@@ -47,13 +47,19 @@ impl Input {
         let password = if self.is_person() && !(from_stdin && matches!(self, Input::Standard)) {
             let question = format!("{question}: ");
             blocking(move || {
-                rpassword::prompt_password(question).map_err(Error::io("read the password"))
+                rpassword::prompt_password(question).map_err(|error| match error.kind() {
+                    // Ctrl-D
+                    ErrorKind::UnexpectedEof => Error::Interrupted,
+                    _ => Error::io("read the password")(error),
+                })
             })
             .await?
         } else if from_stdin {
-            self.line()
-                .await?
-                .ok_or_else(|| Error::Usage("there was no (further) password on standard input; your own wants two lines, the old one and the new one".into()))?
+            self.line().await?.ok_or_else(|| {
+                Error::Usage(format!(
+                    "standard input ended before a line for: {question}"
+                ))
+            })?
         } else {
             return Err(Error::Usage(
                 "there is no terminal to ask for the password; give it on standard input with \

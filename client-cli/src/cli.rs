@@ -1,6 +1,6 @@
 //! The command line: every command, defined once for the shell and for the prompt.
 
-use crate::config::parse_main;
+use crate::address::parse_main;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::path::PathBuf;
 
@@ -138,8 +138,15 @@ pub struct Search {
     #[arg(long)]
     pub all_tags: bool,
     /// Show at most so many films
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", value_parser = parse_limit)]
     pub limit: Option<u32>,
+}
+
+fn parse_limit(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(limit @ 1..) => Ok(limit),
+        _ => Err(format!("a limit is a whole number from 1 to {}", u32::MAX)),
+    }
 }
 
 /// Changes to your tags.
@@ -197,7 +204,7 @@ pub enum User {
     name = "iceflix",
     no_binary_name = true,
     disable_version_flag = true,
-    help_template = "{subcommands}\n\n{after-help}"
+    help_template = "{subcommands}{after-help}"
 )]
 pub struct Line {
     /// Print one JSON document to standard output

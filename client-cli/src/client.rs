@@ -143,9 +143,13 @@ impl Client {
             Ok(()) | Err(AuthError::SessionEnded) => {}
             Err(error) => return Err(error.into()),
         }
-        let id = session.id;
-        self.with_file(move |file| file.remove(id)).await?;
+        self.forget(session.id).await?;
         Ok(Some(session))
+    }
+
+    /// Forgets a session that has ended, unless another has taken its place.
+    pub async fn forget(&self, session: SessionId) -> Result<(), Error> {
+        self.with_file(move |file| file.remove(session)).await
     }
 
     /// A token good for a call: the kept one, or a fresh one.

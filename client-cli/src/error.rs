@@ -35,9 +35,12 @@ pub enum Error {
     /// The film or user it names does not exist.
     #[error("{0}")]
     NotFound(String),
-    /// There is no session, it has ended, or it does not suffice.
+    /// There is no session, or it does not suffice.
     #[error("{0}")]
     NotAuthorised(String),
+    /// There was a session, and it has ended.
+    #[error("your session has ended; {LOG_IN}")]
+    SessionEnded,
     /// No live service or copy of the film.
     #[error("{0}")]
     Unavailable(String),
@@ -76,11 +79,6 @@ impl Error {
         Error::NotAuthorised(format!("you are not logged in; {LOG_IN}"))
     }
 
-    /// There was a session, and it has ended.
-    pub fn session_ended() -> Self {
-        Error::NotAuthorised(format!("your session has ended; {LOG_IN}"))
-    }
-
     /// The process's exit code.
     pub fn exit_code(&self) -> u8 {
         match self {
@@ -88,9 +86,14 @@ impl Error {
             Error::Failed(_) | Error::Io { .. } | Error::Interrupted => exit::FAILED,
             Error::Usage(_) => exit::USAGE,
             Error::NotFound(_) => exit::NOT_FOUND,
-            Error::NotAuthorised(_) => exit::NOT_AUTHORISED,
+            Error::NotAuthorised(_) | Error::SessionEnded => exit::NOT_AUTHORISED,
             Error::Unavailable(_) => exit::UNAVAILABLE,
         }
+    }
+
+    /// Whether it would be done for somebody else, or after logging in.
+    pub(crate) fn is_refusal(&self) -> bool {
+        self.exit_code() == exit::NOT_AUTHORISED
     }
 
     /// Whether a word turned out to be no film's id.
@@ -142,7 +145,7 @@ impl From<AuthError> for Error {
     fn from(error: AuthError) -> Self {
         match error {
             AuthError::Unauthorized(token) => token.into(),
-            AuthError::SessionEnded => Error::session_ended(),
+            AuthError::SessionEnded => Error::SessionEnded,
             AuthError::WrongCredentials | AuthError::NotAdmin => {
                 Error::NotAuthorised(error.to_string())
             }

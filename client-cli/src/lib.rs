@@ -5,21 +5,26 @@
 //! | [`cli`] | every command and option, defined once |
 //! | [`commands`] | what the commands do, for the shell and for the prompt |
 //! | [`prompt`] | the interactive prompt |
+//! | [`editor`] | its line editor: what it shows and completes |
 //! | [`client`], [`requests`], [`stream`] | a cluster as a person's client sees it |
 //! | [`session`] | the session between commands, in a file |
-//! | [`config`] | where the cluster is |
+//! | [`config`], [`address`] | where the cluster is |
 //! | [`player`] | finding a player that can do RTSP |
 //! | [`output`], [`ask`] | what is shown and what is asked |
+//! | [`listed`] | films as lists showed them |
 //! | [`error`] | what can go wrong, and the exit codes |
 //! | [`cluster`] | running a whole cluster on this machine |
 
+pub mod address;
 pub mod ask;
 pub mod cli;
 pub mod client;
 pub mod cluster;
 pub mod commands;
 pub mod config;
+pub mod editor;
 pub mod error;
+pub mod listed;
 pub mod output;
 pub mod player;
 pub mod prompt;

@@ -3,6 +3,7 @@
 use crate::error::Error;
 use serde::Serialize;
 use std::io::Write;
+use std::sync::Arc;
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 /// How results are to be shown.
@@ -53,7 +54,8 @@ pub fn print_line(line: &str) -> Result<(), Error> {
     print(&format!("{line}\n"))
 }
 
-fn print(text: &str) -> Result<(), Error> {
+/// Writes text to standard output at once.
+pub fn print(text: &str) -> Result<(), Error> {
     let mut stdout = std::io::stdout().lock();
     stdout
         .write_all(text.as_bytes())
@@ -66,7 +68,30 @@ pub fn say(words: &str) {
     let _ = writeln!(std::io::stderr(), "{words}");
 }
 
-fn terminal_width() -> Option<usize> {
+/// Says things to the person at the prompt while a line is being typed.
+#[derive(Clone)]
+pub struct Notifier(Arc<dyn Fn(&str) + Send + Sync>);
+
+impl Notifier {
+    /// One that says things so.
+    pub fn new(how: impl Fn(&str) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(how))
+    }
+
+    /// Says something.
+    pub fn tell(&self, words: &str) {
+        (self.0)(words);
+    }
+}
+
+impl Default for Notifier {
+    fn default() -> Self {
+        Self::new(say)
+    }
+}
+
+/// How many columns the terminal has, when standard output is one.
+pub fn terminal_width() -> Option<usize> {
     let (columns, _) = terminal_size::terminal_size_of(std::io::stdout())?;
     (columns.0 > 0).then_some(usize::from(columns.0))
 }
@@ -110,11 +135,23 @@ pub fn size(bytes: u64) -> String {
     }
 }
 
-/// An aligned table. The last column is never padded; lines are cut to `width` columns if given.
-pub fn table(header: &[&str], rows: &[Vec<String>], width: Option<usize>) -> String {
+/// The blank columns between two of a table's.
+const GAP: usize = 2;
+
+/// How many columns a table's flexible column keeps at least.
+const FLEXIBLE_MIN: usize = 12;
+
+/// An aligned table. Where it is wider than `width` columns, first the cells of the `flexible`
+/// column are cut, so that the others can be seen whole, and then the lines.
+pub fn table(
+    header: &[&str],
+    rows: &[Vec<String>],
+    flexible: usize,
+    width: Option<usize>,
+) -> String {
     let header: Vec<String> = header.iter().map(|cell| (*cell).to_owned()).collect();
     let all = || std::iter::once(&header).chain(rows);
-    let columns: Vec<usize> = (0..header.len())
+    let mut columns: Vec<usize> = (0..header.len())
         .map(|column| {
             let widths = all()
                 .filter_map(|row| row.get(column))
@@ -122,18 +159,40 @@ pub fn table(header: &[&str], rows: &[Vec<String>], width: Option<usize>) -> Str
             widths.max().unwrap_or(0)
         })
         .collect();
+    if let Some(width) = width {
+        let room = room(&columns, flexible, width);
+        if let Some(column) = columns.get_mut(flexible) {
+            *column = room.min(*column);
+        }
+    }
     let mut text = String::new();
     for row in all() {
         let mut line = String::new();
         for (cell, column) in row.iter().zip(&columns) {
-            line.push_str(cell);
-            let padding = column.saturating_sub(cell.width()) + 2;
+            let cell = cut(cell, Some(*column));
+            line.push_str(&cell);
+            let padding = column.saturating_sub(cell.width()) + GAP;
             line.extend(std::iter::repeat_n(' ', padding));
         }
         text.push_str(&cut(line.trim_end(), width));
         text.push('\n');
     }
     text
+}
+
+/// What the other columns leave to the flexible one. The last column has remarks of any length:
+/// it may be cut before a name is cut to nothing.
+fn room(columns: &[usize], flexible: usize, width: usize) -> usize {
+    let last = columns.len().saturating_sub(1);
+    let others = columns.iter().enumerate();
+    let taken: usize = others
+        .filter(|(column, _)| *column != flexible)
+        .map(|(column, wide)| match column == last {
+            true => GAP + wide.min(&(width / 4)),
+            false => GAP + wide,
+        })
+        .sum();
+    width.saturating_sub(taken).max(FLEXIBLE_MIN)
 }
 
 /// A line cut to so many columns, with a mark where something is missing.
@@ -180,12 +239,37 @@ mod tests {
             .iter()
             .map(|row| row.iter().map(|cell| (*cell).to_owned()).collect())
             .collect();
-        let text = table(&["NAME", "C"], &rows, None);
+        let text = table(&["NAME", "C"], &rows, 0, None);
         let at: Vec<usize> = text
             .lines()
             .map(|line| line.rsplit_once(' ').unwrap().0.width())
             .collect();
         assert_eq!(at, [10; 4], "{text}");
+    }
+
+    #[test]
+    fn a_long_name_does_not_hide_the_other_columns() {
+        let name = "A film whose name is longer than anyone reads 映画";
+        let row = |tags: &str| vec!["ab12".into(), name.into(), "1:02:03".into(), tags.into()];
+        let header = ["ID", "NAME", "LENGTH", "TAGS"];
+        for (width, tags) in [
+            (80, "drama"),
+            (50, "drama"),
+            (40, "a, b, c, d, e, f, g, h, i, j"),
+        ] {
+            let text = table(&header, &[row(tags)], 1, Some(width));
+            for line in text.lines() {
+                assert!(line.width() <= width, "{line}");
+            }
+            let line = text.lines().nth(1).unwrap();
+            assert!(line.starts_with("ab12  A film whos"), "{line}");
+            assert!(
+                line.contains("  1:02:03  ") && line.contains(&tags[..1]),
+                "{line}"
+            );
+        }
+        let whole = table(&header, &[row("drama")], 1, Some(200));
+        assert_eq!(whole, table(&header, &[row("drama")], 1, None));
     }
 
     #[test]

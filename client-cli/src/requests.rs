@@ -6,7 +6,10 @@ use iceflix_core::api::auth::{AuthError, AuthenticatorClient, Role, Token, UserI
 use iceflix_core::api::catalog::{CatalogClient, CatalogError, Query, Tile, TileDetails};
 use iceflix_core::api::{MediaId, Page, PageRequest};
 use iceflix_core::rpc::Effort;
-use iceflix_core::trust::password::prehash;
+use iceflix_core::trust::password::{prehash, user_name};
+use std::sync::atomic::{AtomicBool, Ordering};
+use tarpc::client::RpcError;
+use tarpc::context::Context;
 
 /// How many hexadecimal digits a film's id has.
 const ID_DIGITS: usize = 64;
@@ -101,7 +104,7 @@ impl Client {
                 self.search_page(None, query, &request).await?
             } else {
                 match self.authorised_page(query, &request).await {
-                    Err(Error::NotAuthorised(_)) if query.tags.is_empty() => {
+                    Err(error) if error.is_refusal() && query.tags.is_empty() => {
                         found.session_ended = true;
                         self.search_page(None, query, &request).await?
                     }
@@ -160,25 +163,41 @@ impl Client {
         .await
     }
 
-    /// Adds tags of the user's to a film.
-    pub async fn add_tags(&self, id: MediaId, tags: &[String]) -> Result<(), Error> {
-        self.authorised(|token| {
-            self.caller()
-                .call_with(Effort::Write, move |catalog: CatalogClient, ctx| {
-                    let (token, tags) = (token.clone(), tags.to_vec());
-                    async move { catalog.add_tags(ctx, token, id, tags).await }
-                })
+    /// Adds tags of the user's to a film. The film comes back as it is then.
+    pub async fn add_tags(&self, id: MediaId, tags: &[String]) -> Result<Tile, Error> {
+        self.change_tags(id, async |catalog, ctx, token| {
+            catalog.add_tags(ctx, token, id, tags.to_vec()).await
         })
         .await
     }
 
-    /// Removes tags of the user's from a film.
-    pub async fn remove_tags(&self, id: MediaId, tags: &[String]) -> Result<(), Error> {
+    /// Removes tags of the user's from a film. The film comes back as it is then.
+    pub async fn remove_tags(&self, id: MediaId, tags: &[String]) -> Result<Tile, Error> {
+        self.change_tags(id, async |catalog, ctx, token| {
+            catalog.remove_tags(ctx, token, id, tags.to_vec()).await
+        })
+        .await
+    }
+
+    /// Changes tags, and asks the same catalogue how the film is now: another one may hear of the
+    /// change a moment later.
+    async fn change_tags<F>(&self, id: MediaId, change: F) -> Result<Tile, Error>
+    where
+        F: AsyncFn(&CatalogClient, Context, Token) -> Result<Result<(), CatalogError>, RpcError>,
+    {
+        let change = &change;
         self.authorised(|token| {
             self.caller()
                 .call_with(Effort::Write, move |catalog: CatalogClient, ctx| {
-                    let (token, tags) = (token.clone(), tags.to_vec());
-                    async move { catalog.remove_tags(ctx, token, id, tags).await }
+                    let token = token.clone();
+                    async move {
+                        match change(&catalog, ctx, token.clone()).await? {
+                            Ok(()) => {}
+                            Err(error) => return Ok(Err(error)),
+                        }
+                        let details = catalog.tile(ctx, token, id).await?;
+                        Ok(details.map(|details| details.tile))
+                    }
                 })
         })
         .await
@@ -211,12 +230,8 @@ impl Client {
 
     /// Removes a user.
     pub async fn remove_user(&self, user: &str) -> Result<(), Error> {
-        self.authorised(|token| {
-            self.caller()
-                .call_with(Effort::Write, move |auth: AuthenticatorClient, ctx| {
-                    let (token, user) = (token.clone(), user.to_owned());
-                    async move { auth.remove_user(ctx, token, user).await }
-                })
+        self.end_sessions(user, |auth, ctx, token, user| async move {
+            auth.remove_user(ctx, token, user).await
         })
         .await
     }
@@ -271,14 +286,51 @@ impl Client {
 
     /// Ends all sessions of a user.
     pub async fn revoke(&self, user: &str) -> Result<(), Error> {
-        self.authorised(|token| {
-            self.caller()
-                .call_with(Effort::Write, move |auth: AuthenticatorClient, ctx| {
-                    let (token, user) = (token.clone(), user.to_owned());
-                    async move { auth.revoke_user(ctx, token, user).await }
-                })
+        self.end_sessions(user, |auth, ctx, token, user| async move {
+            auth.revoke_user(ctx, token, user).await
         })
         .await
+    }
+
+    /// Asks for what ends all sessions of a user. If these are the asker's own, it works once only:
+    /// when its answer is lost, the next attempt finds the session ended, and that is the answer.
+    /// Not so when nothing was lost: then somebody else ended the session before.
+    async fn end_sessions<F, Fut>(&self, user: &str, ask: F) -> Result<(), Error>
+    where
+        F: Fn(AuthenticatorClient, Context, Token, String) -> Fut,
+        Fut: Future<Output = Result<Result<(), AuthError>, RpcError>>,
+    {
+        let session = self.session().await?.ok_or_else(Error::logged_out)?;
+        let own = user_name(user).as_ref() == Some(&session.user);
+        let lost = AtomicBool::new(false);
+        let (ask, lost) = (&ask, &lost);
+        let done = self
+            .authorised(|token| {
+                self.caller().call_with(Effort::Write, move |auth, ctx| {
+                    let asked = ask(auth, ctx, token.clone(), user.to_owned());
+                    async move {
+                        let answer = asked.await;
+                        // A request that was not sent or not taken has done nothing.
+                        let unheard = matches!(
+                            answer,
+                            Err(RpcError::Shutdown
+                                | RpcError::Channel(_)
+                                | RpcError::DeadlineExceeded)
+                        );
+                        lost.fetch_or(unheard, Ordering::Relaxed);
+                        answer
+                    }
+                })
+            })
+            .await;
+        match done {
+            Err(Error::SessionEnded) if own && lost.load(Ordering::Relaxed) => {}
+            done => done?,
+        }
+        match own {
+            true => self.forget(session.id).await,
+            false => Ok(()),
+        }
     }
 }
 

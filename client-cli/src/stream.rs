@@ -94,7 +94,7 @@ impl Client {
                     });
                 }
                 // Another node would say the same.
-                Err(error) if error.exit_code() == exit::NOT_AUTHORISED => return Err(error),
+                Err(error) if error.is_refusal() => return Err(error),
                 Err(error) => {
                     tracing::info!(node = %provider.instance, %error, "no stream there");
                     // "Cannot be played" says more than "not here".
@@ -228,7 +228,7 @@ impl Client {
         };
         let token = match token {
             Ok(token) => token,
-            Err(Error::NotAuthorised(_)) => return Err(StreamEnd::Ended(EndReason::Revoked)),
+            Err(error) if error.is_refusal() => return Err(StreamEnd::Ended(EndReason::Revoked)),
             Err(error) => {
                 tracing::info!(%error, "no token to go on with; trying again");
                 tokio::time::sleep(PAUSE).await;

@@ -5,12 +5,13 @@
 
 mod fake;
 
-use fake::PASSWORD;
 use fake::home::{Home, told};
+use fake::{Fate, PASSWORD};
 use iceflix_core::api::auth::Role;
 use iceflix_core::trust::password::prehash;
 use serde_json::{Value, json};
 use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 use std::process::Child;
 
 #[test]
@@ -41,8 +42,7 @@ fn a_session_is_kept_between_commands_and_can_be_ended() {
     );
     // Nothing that is kept is the password or its hash, and only its owner can read it.
     let hash = hex::encode(prehash("admin", PASSWORD).0);
-    for entry in std::fs::read_dir(home.dir.path().join(".local/state/iceflix/sessions")).unwrap() {
-        let path = entry.unwrap().path();
+    for path in sessions(&home) {
         assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
         let text = std::fs::read_to_string(path).unwrap();
         assert!(!text.contains(PASSWORD) && !text.contains(&hash));
@@ -61,7 +61,9 @@ fn a_password_is_not_asked_for_without_a_terminal() {
     let told = home.run(&["login", "admin"]);
     assert_eq!(told.code, 2);
     assert!(told.stderr.contains("--password-stdin"), "{}", told.stderr);
-    assert_eq!(home.run(&["login", "--password-stdin"]).code, 2);
+    let told = home.run(&["login", "--password-stdin"]);
+    assert_eq!(told.code, 2);
+    assert!(told.stderr.contains("Password of admin"), "{}", told.stderr);
 }
 
 #[test]
@@ -137,8 +139,13 @@ fn films_are_shown_tagged_and_named_by_any_unique_prefix() {
     assert_eq!(home.run(&["show", "ff"]).code, 3);
     assert_eq!(home.run(&["show", &"ff".repeat(32)]).code, 3);
     assert_eq!(home.run(&["show", &id, "--json"]).json()["name"], "film");
-    let told = home.run(&["tag", "add", "ab", "b", "a", "--json"]);
-    assert_eq!(told.json(), json!({"id": id, "tags": ["b", "a"]}));
+    // What is told is what the catalogue keeps.
+    let told = home.run(&["tag", "add", "ab", " b ", "a", "b", "--json"]);
+    assert_eq!(told.json(), json!({"id": id, "tags": ["a", "b"]}));
+    let told = home.run(&["tag", "remove", "ab", "absent", "--json"]);
+    assert_eq!(told.json(), json!({"id": id, "tags": ["a", "b"]}));
+    let told = home.run(&["tag", "remove", "ac", "absent"]);
+    assert!(told.stderr.contains("no tags"), "{}", told.stderr);
     assert_eq!(
         home.run(&["search", "--tag", "a", "--json"]).json()[0]["id"],
         *id
@@ -197,9 +204,58 @@ fn users_are_managed_by_admins_only() {
 #[test]
 fn a_revoked_user_has_no_session_left() {
     let home = Home::logged_in();
-    let told = home.run(&["revoke", "admin", "--json"]);
-    assert_eq!((told.code, told.json()), (0, json!({"name": "admin"})));
+    let told = home.run(&["revoke", "Admin", "--json"]);
+    assert_eq!((told.code, told.json()), (0, json!({"name": "Admin"})));
     assert!(home.cluster.state(|state| state.sessions.is_empty()));
+    assert!(sessions(&home).is_empty(), "what has ended is not kept");
+    // Somebody else's end is not one's own.
+    let home = Home::logged_in();
+    assert_eq!(home.run(&["revoke", "ann"]).code, 0);
+    assert_eq!(sessions(&home).len(), 1);
+}
+
+/// The session files.
+fn sessions(home: &Home) -> Vec<PathBuf> {
+    let dir = home.dir.path().join(".local/state/iceflix/sessions");
+    let entries = std::fs::read_dir(dir).unwrap();
+    let files = entries.map(|entry| entry.unwrap().path());
+    files
+        .filter(|path| path.extension().is_some_and(|name| name == "json"))
+        .collect()
+}
+
+#[test]
+fn ones_own_revocation_is_done_although_its_answer_is_lost() {
+    let (own, other) = (&["revoke", "admin"], &["revoke", "ann"]);
+    let removal = &["user", "remove", "admin"];
+    // At the same time: each waits for an answer that does not come.
+    std::thread::scope(|cases| {
+        for (words, fates, code) in [
+            (&own[..], vec![Fate::AnswerLost], 0),
+            (own, vec![Fate::Lost], 0),
+            (own, vec![Fate::Lost, Fate::AnswerLost], 0),
+            (removal, vec![Fate::AnswerLost], 0),
+            // Nobody knows whether that was done.
+            (other, vec![Fate::Overtaken], 4),
+        ] {
+            cases.spawn(move || {
+                let home = Home::logged_in();
+                home.cluster.state(|state| state.fates.clone_from(&fates));
+                let told = home.run(words);
+                assert_eq!(told.code, code, "{words:?} {fates:?}: {}", told.stderr);
+                assert!(home.cluster.state(|state| state.sessions.is_empty()));
+                assert_eq!(sessions(&home).is_empty(), code == 0, "{words:?}");
+            });
+        }
+    });
+    // A session that had ended before has not been ended by this.
+    for words in [&own[..], removal] {
+        let home = Home::logged_in();
+        home.cluster.state(|state| state.sessions.clear());
+        let told = home.run(words);
+        assert_eq!(told.code, 4, "{words:?}: {}", told.stderr);
+        assert!(told.stderr.contains("has ended"), "{}", told.stderr);
+    }
 }
 
 #[test]
@@ -243,5 +299,42 @@ fn the_prompt_remembers_results_and_the_selected_film() {
     }
     assert!(!told.stderr.contains(PASSWORD));
     assert!(home.cluster.state(|state| state.streams.is_empty()));
-    drop(home.runtime);
+}
+
+#[test]
+fn the_prompt_speaks_its_own_language() {
+    let home = Home::logged_in();
+    home.cluster.film([0xab; 32], "Alpha");
+    for (lines, said) in [
+        (
+            "show 7",
+            "the last result list has no number 7, and no film's id",
+        ),
+        ("search\nshow 2", "the last result list has no number 2"),
+        ("shwo 1", "`help` lists the commands"),
+        ("search --limit many", "a whole number from 1"),
+        (
+            "select ab\nrename New name",
+            "a name of several words wants quotes",
+        ),
+        (
+            "select ab\nrename New name of it",
+            "a name of several words wants quotes",
+        ),
+        ("connect 127.0.0.1:1", "with `connect HOST:PORT`"),
+    ] {
+        let told = home.with_stdin(&[], lines);
+        assert!(told.stderr.contains(said), "{lines}: {}", told.stderr);
+        for of_the_shell in ["Usage: iceflix", "--help", "--main"] {
+            assert!(
+                !told.stderr.contains(of_the_shell),
+                "{lines}: {}",
+                told.stderr
+            );
+        }
+    }
+    // Outside the prompt there is no result list.
+    let told = home.run(&["show", "7"]);
+    assert_eq!(told.code, 3);
+    assert!(!told.stderr.contains("list"), "{}", told.stderr);
 }

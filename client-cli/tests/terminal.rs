@@ -25,10 +25,15 @@ struct Terminal {
 
 impl Terminal {
     fn open(home: &Home) -> Self {
+        Self::open_after(home, "true")
+    }
+
+    /// Opens one on which a shell has prepared something.
+    fn open_after(home: &Home, prepare: &str) -> Self {
         let program = env!("CARGO_BIN_EXE_iceflix");
         let bin = home.dir.path().join("bin");
         let command = format!(
-            "PATH='{}' exec '{program}' --main {}",
+            "{prepare} && PATH='{}' exec '{program}' --main {}",
             bin.display(),
             home.cluster.main
         );
@@ -122,6 +127,11 @@ fn a_person_logs_in_finds_and_watches_a_film() {
     terminal.sees("iceflix ●> ");
     terminal.press("login admin\r");
     terminal.sees("Password of admin: ");
+    terminal.press(CTRL_D);
+    terminal.sees("interrupted");
+    terminal.sees("iceflix ●> ");
+    terminal.press("login admin\r");
+    terminal.sees("Password of admin: ");
     terminal.press(&format!("{PASSWORD}\r"));
     terminal.sees("logged in as admin");
     terminal.sees("iceflix admin ●> ");
@@ -189,4 +199,64 @@ fn news_come_above_the_line_that_is_being_typed() {
     terminal.sees("○> ");
     terminal.press("exit\r");
     assert_eq!(terminal.ends(), 0);
+}
+
+#[test]
+fn a_narrow_terminal_shows_what_matters() {
+    let home = Home::logged_in();
+    home.cluster
+        .film([0xab; 32], &"A very long name ".repeat(8));
+    let mut terminal = Terminal::open_after(&home, "stty cols 40 rows 24");
+    terminal.sees("iceflix admin ●> ");
+    terminal.press("search\r");
+    terminal.sees("LENGTH");
+    terminal.sees("1  ababababab  A very long…  0:01:00  ");
+    terminal.sees("●> ");
+    terminal.press("select 1\r");
+    terminal.sees("iceflix admin [A very lo…] ●> ");
+    terminal.press("exit\r");
+    assert_eq!(terminal.ends(), 0);
+}
+
+#[test]
+fn a_terminal_without_keys_gets_lines_and_a_new_prompt_after_ctrl_c() {
+    let home = Home::logged_in();
+    home.cluster.film([0xab; 32], "Alpha");
+    let mut terminal = Terminal::open_after(&home, "export TERM=dumb");
+    terminal.sees("iceflix admin ●> ");
+    terminal.press("half a line");
+    terminal.sees("half a line");
+    terminal.press(CTRL_C);
+    terminal.sees("\niceflix admin ●> ");
+    terminal.press("search\n");
+    terminal.sees("1  ababababab  Alpha");
+    terminal.sees("●> ");
+    assert!(!terminal.seen.contains('\u{1b}'), "{:?}", terminal.seen);
+    terminal.press(CTRL_D);
+    assert_eq!(terminal.ends(), 0);
+}
+
+#[test]
+fn two_prompts_share_one_session() {
+    let home = Home::logged_in();
+    home.cluster.film([0xab; 32], "Alpha");
+    let (mut one, mut two) = (Terminal::open(&home), Terminal::open(&home));
+    one.sees("iceflix admin ●> ");
+    two.sees("iceflix admin ●> ");
+    one.press("logout\r");
+    one.sees("admin logged out");
+    one.sees("iceflix ●> ");
+    two.press("show ab\r");
+    two.sees("not logged in; log in: `login`");
+    two.sees("iceflix ●> ");
+    two.press("login admin\r");
+    two.sees("Password of admin: ");
+    two.press(&format!("{PASSWORD}\r"));
+    two.sees("iceflix admin ●> ");
+    one.press("show ab\r");
+    one.sees("Alpha");
+    one.sees("iceflix admin ●> ");
+    one.press(CTRL_D);
+    two.press(CTRL_D);
+    assert_eq!((one.ends(), two.ends()), (0, 0));
 }

@@ -14,25 +14,36 @@ use iceflix_core::{
     topics::Topics,
 };
 use main_svc::{Config, MainServer};
-use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
-use tokio::sync::watch;
+use std::{
+    collections::BTreeSet,
+    net::SocketAddr,
+    sync::atomic::{AtomicU16, Ordering},
+    time::Duration,
+};
+use tempfile::TempDir;
+use tokio::{sync::watch, task::JoinSet};
 
 /// How long anything may take before a test gives up: much longer than it ever does.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Ports that were free a moment ago, below the range from which the kernel picks by itself.
+/// A port that is free, below those that the system gives to whoever asks for any (32768 and up):
+/// nobody gets it before it is used.
 fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let start = u16::try_from(std::process::id() % 8_000).unwrap();
+    loop {
+        let step = NEXT.fetch_add(1, Ordering::Relaxed);
+        let port = 12_000 + (start + step) % 8_000;
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
-fn config(cluster: &str, bus: u16, peers: &[u16]) -> Config {
+fn config(cluster: &str, state: &TempDir, bus: u16, peers: &[u16]) -> Config {
     let mut config = Config::default();
     config.common.cluster = cluster.parse().unwrap();
-    config.common.state_dir = std::env::temp_dir().join(format!("iceflix-{cluster}-{bus}"));
+    config.common.state_dir = state.path().to_owned();
     config.common.bus_listen = vec![format!("tcp/127.0.0.1:{bus}")];
     config.common.bus_connect = peers.iter().map(|p| format!("tcp/127.0.0.1:{p}")).collect();
     config.common.bus_scouting = false;
@@ -59,145 +70,147 @@ async fn announce(bus: &Bus, topics: &Topics, kind: Kind, name: &str, port: u16)
         .unwrap()
 }
 
-async fn ask<F, Fut>(main: SocketAddr, question: F) -> Result<u16, MainError>
-where
-    F: Fn(MainClient, tarpc::context::Context) -> Fut,
-    Fut: Future<
-        Output = Result<Result<iceflix_core::api::Instance, MainError>, tarpc::client::RpcError>,
-    >,
-{
-    let cluster = Cluster::connect(vec![main]).await.unwrap();
-    let answer = cluster.caller().call_at(main, PATIENCE, question).await;
+/// A Main, with a directory that goes with it.
+struct Main {
+    server: MainServer,
+    _state: TempDir,
+}
+
+impl Main {
+    /// One with its bus on this port.
+    async fn start(cluster: &str, bus: u16, peers: &[u16]) -> Self {
+        let state = tempfile::tempdir().unwrap();
+        let config = config(cluster, &state, bus, peers);
+        Self {
+            server: MainServer::bind(config).await.unwrap(),
+            _state: state,
+        }
+    }
+
+    fn address(&self) -> SocketAddr {
+        self.server.address()
+    }
+
+    async fn shutdown(self) {
+        self.server.shutdown().await;
+    }
+}
+
+/// A Main, and somebody else on its bus.
+async fn main_and_peer(cluster: &str) -> (Main, Bus, Topics) {
+    let port = free_port();
+    let main = Main::start(cluster, port, &[]).await;
+    let (bus, topics) = peer(cluster, port).await;
+    (main, bus, topics)
+}
+
+/// A client's view, by one Main.
+async fn view(main: &Main) -> Cluster {
+    Cluster::connect(vec![main.address()]).await.unwrap()
+}
+
+/// The port of what a Main hands out.
+async fn ask(main: &Main, kind: Kind) -> Result<u16, MainError> {
+    let question = |main: MainClient, context| async move {
+        match kind {
+            Kind::Auth => main.authenticator(context).await,
+            Kind::Catalog => main.catalog(context).await,
+            Kind::Streaming => main.provider(context).await,
+            Kind::Main => unreachable!("a Main is not asked for Mains"),
+        }
+    };
+    let caller = view(main).await.caller().clone();
+    let answer = caller.call_at(main.address(), PATIENCE, question).await;
     answer.unwrap().map(|instance| instance.endpoint.port())
 }
 
-async fn seen(main: SocketAddr, wanted: impl Fn(&BTreeSet<String>) -> bool) {
-    let cluster = Cluster::connect(vec![main]).await.unwrap();
-    let mut directory = cluster.directory();
-    let seen = directory.wait_for(|view| {
-        wanted(
-            &view
-                .instances
-                .iter()
-                .map(|i| i.instance.to_string())
-                .collect(),
-        )
-    });
-    tokio::time::timeout(PATIENCE, seen)
-        .await
-        .expect("in time")
-        .unwrap();
+/// Waits until something followed is so.
+async fn until<T>(what: &mut watch::Receiver<T>, wanted: impl FnMut(&T) -> bool) {
+    let seen = tokio::time::timeout(PATIENCE, what.wait_for(wanted)).await;
+    seen.expect("in time").unwrap();
+}
+
+/// Waits until a Main lists these instances.
+async fn seen(main: &Main, wanted: impl Fn(&BTreeSet<String>) -> bool) {
+    until(&mut view(main).await.directory(), |view| {
+        let instances = view.instances.iter();
+        wanted(&instances.map(|i| i.instance.to_string()).collect())
+    })
+    .await;
+}
+
+/// Many requests that wait inside a Main for a change.
+async fn asked(main: &Main, caller: &Caller, many: usize) -> JoinSet<bool> {
+    let (address, version) = (
+        main.address(),
+        view(main).await.directory().borrow().version,
+    );
+    let mut asked = JoinSet::new();
+    for _ in 0..many {
+        let caller = caller.clone();
+        asked.spawn(async move {
+            let question = |main: MainClient, context| async move {
+                main.directory(context, Some(version)).await
+            };
+            caller.call_at(address, PATIENCE, question).await.is_ok()
+        });
+    }
+    asked
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn hands_out_what_is_alive_in_turn_and_says_when_there_is_none() {
-    let bus_port = free_port();
-    let main = MainServer::bind(config("turns", bus_port, &[]))
-        .await
-        .unwrap();
-    let address = main.address();
-    for none in [
-        ask(address, |main, context| async move {
-            main.authenticator(context).await
-        })
-        .await,
-        ask(address, |main, context| async move {
-            main.catalog(context).await
-        })
-        .await,
-        ask(address, |main, context| async move {
-            main.provider(context).await
-        })
-        .await,
-    ] {
-        assert_eq!(none, Err(MainError::TemporarilyUnavailable));
+    let (main, bus, topics) = main_and_peer("turns").await;
+    for kind in [Kind::Auth, Kind::Catalog, Kind::Streaming] {
+        let none = Err(MainError::TemporarilyUnavailable);
+        assert_eq!(ask(&main, kind).await, none, "{kind}");
     }
 
-    let (bus, topics) = peer("turns", bus_port).await;
     let first = announce(&bus, &topics, Kind::Auth, "auth-1", 1001).await;
     let second = announce(&bus, &topics, Kind::Auth, "auth-2", 1002).await;
     let _catalog = announce(&bus, &topics, Kind::Catalog, "catalog-1", 1003).await;
     let _streaming = announce(&bus, &topics, Kind::Streaming, "streaming-1", 1004).await;
-    seen(address, |names| names.len() == 5).await;
+    seen(&main, |names| names.len() == 5).await;
 
     let mut last = 0;
     for _ in 0..10 {
-        let next = ask(address, |main, context| async move {
-            main.authenticator(context).await
-        })
-        .await
-        .unwrap();
+        let next = ask(&main, Kind::Auth).await.unwrap();
         assert_ne!(next, last, "never the same twice in a row");
         last = next;
     }
-    assert_eq!(
-        ask(address, |main, context| async move {
-            main.catalog(context).await
-        })
-        .await,
-        Ok(1003)
-    );
-    assert_eq!(
-        ask(address, |main, context| async move {
-            main.provider(context).await
-        })
-        .await,
-        Ok(1004)
-    );
+    assert_eq!(ask(&main, Kind::Catalog).await, Ok(1003));
+    assert_eq!(ask(&main, Kind::Streaming).await, Ok(1004));
 
     // One that left is never handed out again, until it returns.
     first.withdraw().await;
-    seen(address, |names| !names.contains("auth-1")).await;
+    seen(&main, |names| !names.contains("auth-1")).await;
     for _ in 0..4 {
-        assert_eq!(
-            ask(address, |main, context| async move {
-                main.authenticator(context).await
-            })
-            .await,
-            Ok(1002)
-        );
+        assert_eq!(ask(&main, Kind::Auth).await, Ok(1002));
     }
     let _returned = announce(&bus, &topics, Kind::Auth, "auth-1", 1009).await;
-    seen(address, |names| names.contains("auth-1")).await;
+    seen(&main, |names| names.contains("auth-1")).await;
     second.drain().await;
-    let cluster = Cluster::connect(vec![address]).await.unwrap();
-    let mut directory = cluster.directory();
-    let drained = directory.wait_for(|view| view.instances.iter().any(|i| i.draining));
-    tokio::time::timeout(PATIENCE, drained)
-        .await
-        .expect("in time")
-        .unwrap();
-    assert_eq!(
-        ask(address, |main, context| async move {
-            main.authenticator(context).await
-        })
-        .await,
-        Ok(1009)
-    );
+    until(&mut view(&main).await.directory(), |view| {
+        view.instances.iter().any(|i| i.draining)
+    })
+    .await;
+    assert_eq!(ask(&main, Kind::Auth).await, Ok(1009));
     main.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_instance_is_removed() {
-    let bus_port = free_port();
-    let main = MainServer::bind(config("dead", bus_port, &[]))
-        .await
-        .unwrap();
-    let (bus, topics) = peer("dead", bus_port).await;
+    let (main, bus, topics) = main_and_peer("dead").await;
     let _announcement = announce(&bus, &topics, Kind::Auth, "auth-1", 1001).await;
-    seen(main.address(), |names| names.contains("auth-1")).await;
+    seen(&main, |names| names.contains("auth-1")).await;
     bus.close().await;
-    seen(main.address(), |names| !names.contains("auth-1")).await;
+    seen(&main, |names| !names.contains("auth-1")).await;
     main.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn announcements_that_are_malformed_are_ignored() {
-    let bus_port = free_port();
-    let main = MainServer::bind(config("malformed", bus_port, &[]))
-        .await
-        .unwrap();
-    let (bus, topics) = peer("malformed", bus_port).await;
+    let (main, bus, topics) = main_and_peer("malformed").await;
     let good = topics.availability(Kind::Auth, &"auth-1".parse().unwrap());
     let mut tokens = Vec::new();
     for bad in [
@@ -212,113 +225,70 @@ async fn announcements_that_are_malformed_are_ignored() {
         .await
         .unwrap();
     let _right = announce(&bus, &topics, Kind::Catalog, "catalog-1", 1003).await;
-    seen(main.address(), |names| names.contains("catalog-1")).await;
-    seen(main.address(), |names| names.len() == 2).await;
+    seen(&main, |names| names.contains("catalog-1")).await;
+    seen(&main, |names| names.len() == 2).await;
     main.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_late_main_knows_everyone_and_two_agree() {
-    let (first_port, second_port) = (free_port(), free_port());
-    let first = MainServer::bind(config("late", first_port, &[]))
-        .await
-        .unwrap();
+    let first_port = free_port();
+    let first = Main::start("late", first_port, &[]).await;
     let (bus, topics) = peer("late", first_port).await;
     let _auth = announce(&bus, &topics, Kind::Auth, "auth-1", 1001).await;
-    seen(first.address(), |names| names.contains("auth-1")).await;
-    let late = MainServer::bind(config("late", second_port, &[first_port]))
-        .await
-        .unwrap();
+    seen(&first, |names| names.contains("auth-1")).await;
+    let late = Main::start("late", free_port(), &[first_port]).await;
     let everyone = |names: &BTreeSet<String>| names.contains("auth-1") && names.len() == 3;
-    seen(late.address(), everyone).await;
-    seen(first.address(), everyone).await;
+    seen(&late, everyone).await;
+    seen(&first, everyone).await;
 
     // A client of the first goes on with the second when the first is gone.
-    let mains = vec![first.address()];
-    let cluster = Cluster::connect(mains).await.unwrap();
+    let cluster = view(&first).await;
     let mut directory = cluster.directory();
-    let known = directory.wait_for(|view| view.instances.len() == 3);
-    tokio::time::timeout(PATIENCE, known)
-        .await
-        .expect("in time")
-        .unwrap();
+    until(&mut directory, |view| view.instances.len() == 3).await;
     first.shutdown().await;
-    let gone = directory.wait_for(|view| view.instances.len() == 2);
-    let gone = tokio::time::timeout(PATIENCE, gone).await.map(drop);
-    assert!(gone.is_ok(), "{:?}", directory.borrow().instances);
+    until(&mut directory, |view| view.instances.len() == 2).await;
     late.shutdown().await;
-    let mut reachable = cluster.reachable();
-    let lost = reachable.wait_for(|reachable| !reachable);
-    tokio::time::timeout(PATIENCE, lost)
-        .await
-        .expect("in time")
-        .unwrap();
+    until(&mut cluster.reachable(), |reachable| !reachable).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_asked_before_the_stop_is_still_answered() {
-    let main = MainServer::bind(config("drain", free_port(), &[]))
-        .await
-        .unwrap();
-    let address = main.address();
-    let cluster = Cluster::connect(vec![address]).await.unwrap();
-    let version = cluster.directory().borrow().version;
-    let (_keep, nothing) = watch::channel(cluster.directory().borrow().clone());
+    let main = Main::start("drain", free_port(), &[]).await;
+    let instances = view(&main).await.directory().borrow().clone();
+    let (_keep, nothing) = watch::channel(instances);
     let caller = Caller::new(nothing, Security::default());
-    let asked = (0..50).map(|_| {
-        let caller = caller.clone();
-        tokio::spawn(async move {
-            caller
-                .call_at(address, PATIENCE, |main: MainClient, context| async move {
-                    main.directory(context, Some(version)).await
-                })
-                .await
-        })
-    });
-    let asked: Vec<_> = asked.collect();
     // All of them wait inside Main, for a change that never comes.
+    let asked = asked(&main, &caller, 50).await;
     tokio::time::sleep(Duration::from_millis(300)).await;
     main.shutdown().await;
-    for answer in asked {
-        assert!(answer.await.unwrap().is_ok());
-    }
+    assert!(asked.join_all().await.into_iter().all(|answered| answered));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_neighbour_that_starts_later_is_met() {
     let (first_port, second_port) = (free_port(), free_port());
     // Only the first names the second, which is not there yet.
-    let first = MainServer::bind(config("later", first_port, &[second_port]))
-        .await
-        .unwrap();
-    let second = MainServer::bind(config("later", second_port, &[]))
-        .await
-        .unwrap();
-    seen(first.address(), |names| names.len() == 2).await;
-    seen(second.address(), |names| names.len() == 2).await;
+    let first = Main::start("later", first_port, &[second_port]).await;
+    let second = Main::start("later", second_port, &[]).await;
+    seen(&first, |names| names.len() == 2).await;
+    seen(&second, |names| names.len() == 2).await;
     second.shutdown().await;
     first.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_that_left_politely_returns_with_nothing_left_of_its_earlier_life() {
-    let bus_port = free_port();
-    let main = MainServer::bind(config("returns", bus_port, &[]))
-        .await
-        .unwrap();
-    let (bus, topics) = peer("returns", bus_port).await;
-    let cluster = Cluster::connect(vec![main.address()]).await.unwrap();
+    let (main, bus, topics) = main_and_peer("returns").await;
+    let cluster = view(&main).await;
     let mut directory = cluster.directory();
     for port in 1001..1011 {
         let announcement = announce(&bus, &topics, Kind::Auth, "auth-1", port).await;
-        let fresh = directory.wait_for(|view| {
+        until(&mut directory, |view| {
             let auth = view.instances.iter().find(|i| i.kind == Kind::Auth);
             auth.is_some_and(|auth| auth.endpoint.port() == port && !auth.draining)
-        });
-        tokio::time::timeout(PATIENCE, fresh)
-            .await
-            .expect("in time")
-            .unwrap();
+        })
+        .await;
         announcement.drain().await;
         announcement.withdraw().await;
     }
@@ -328,29 +298,12 @@ async fn one_that_left_politely_returns_with_nothing_left_of_its_earlier_life() 
 #[tokio::test(flavor = "multi_thread")]
 async fn more_requests_than_are_handled_at_once_are_all_answered() {
     let bus = free_port();
-    let main = MainServer::bind(config("many", bus, &[])).await.unwrap();
-    let address = main.address();
-    let cluster = Cluster::connect(vec![address]).await.unwrap();
-    let version = cluster.directory().borrow().version;
-    let caller = cluster.caller().clone();
-    // 300 that wait inside Main, for a change that comes later, then one more.
-    let asked = (0..300).map(|_| {
-        let caller = caller.clone();
-        tokio::spawn(async move {
-            caller
-                .call_at(address, PATIENCE, |main: MainClient, context| async move {
-                    main.directory(context, Some(version)).await
-                })
-                .await
-        })
-    });
-    let asked: Vec<_> = asked.collect();
-    let second = MainServer::bind(config("many", free_port(), &[bus]))
-        .await
-        .unwrap();
-    for answer in asked {
-        assert!(answer.await.unwrap().is_ok());
-    }
+    let main = Main::start("many", bus, &[]).await;
+    let cluster = view(&main).await;
+    // They wait inside Main, for a change that comes later.
+    let asked = asked(&main, cluster.caller(), 300).await;
+    let second = Main::start("many", free_port(), &[bus]).await;
+    assert!(asked.join_all().await.into_iter().all(|answered| answered));
     second.shutdown().await;
     main.shutdown().await;
 }

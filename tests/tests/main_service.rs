@@ -184,6 +184,13 @@ async fn comes_and_goes(end: impl Fn(&mut Process), again: impl Fn(Process, &[St
     cluster.stop().await;
 }
 
+/// Another process in the place of one that has ended.
+fn started_anew(ended: Process, words: &[String]) -> Process {
+    let log = ended.log().to_owned();
+    drop(ended);
+    Process::service("iceflix-auth", words, &log)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_instance_is_never_handed_out_until_it_returns() {
     comes_and_goes(
@@ -191,11 +198,7 @@ async fn a_killed_instance_is_never_handed_out_until_it_returns() {
             process.signal(Signal::SIGKILL);
             process.ends();
         },
-        |process, words| {
-            let log = process.log().to_owned();
-            drop(process);
-            Process::service("iceflix-auth", words, &log)
-        },
+        started_anew,
     )
     .await;
 }
@@ -219,11 +222,7 @@ async fn an_instance_that_leaves_politely_is_gone_at_once() {
             process.signal(Signal::SIGTERM);
             assert!(process.ends().success(), "{}", process.said());
         },
-        |process, words| {
-            let log = process.log().to_owned();
-            drop(process);
-            Process::service("iceflix-auth", words, &log)
-        },
+        started_anew,
     )
     .await;
 }

@@ -1,32 +1,9 @@
 //! The stream that runs beside the prompt.
 
 use crate::error::Error;
-use crate::output::say;
-use std::sync::Arc;
+use crate::output::Notifier;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-
-/// Says things to the person at the prompt while a line is being typed.
-#[derive(Clone)]
-pub struct Notifier(Arc<dyn Fn(&str) + Send + Sync>);
-
-impl Notifier {
-    /// One that says things so.
-    pub fn new(how: impl Fn(&str) + Send + Sync + 'static) -> Self {
-        Self(Arc::new(how))
-    }
-
-    /// Says something.
-    pub fn tell(&self, words: &str) {
-        (self.0)(words);
-    }
-}
-
-impl Default for Notifier {
-    fn default() -> Self {
-        Self::new(say)
-    }
-}
 
 /// The stream that runs beside the prompt, at most one.
 #[derive(Default)]
@@ -83,7 +60,7 @@ impl Background {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Mutex;
+    use std::sync::{Arc, Mutex};
 
     #[tokio::test]
     async fn one_stream_runs_beside_the_prompt_until_it_is_stopped() {

@@ -1,8 +1,9 @@
 //! Finding, showing, tagging and naming films.
 
-use super::{Listed, Shell};
+use super::Shell;
 use crate::cli::{Film, Search, Tag};
 use crate::error::{Error, LOG_IN};
+use crate::listed::Listed;
 use crate::output::{length, plain, say, size, table};
 use iceflix_core::api::catalog::{Query, Tile, TileDetails};
 use iceflix_core::api::{Instance, MediaId};
@@ -109,46 +110,50 @@ impl Shell {
             .result(&FilmDocument::from(&details), || describe(&details))
     }
 
-    pub(super) async fn tag(&self, tag: &Tag) -> Result<(), Error> {
+    pub(super) async fn tag(&mut self, tag: &Tag) -> Result<(), Error> {
         let (Tag::Add(words) | Tag::Remove(words)) = tag;
         let client = self.client()?;
         let (id, tags) = self.film_and_tags(&words.words).await?;
-        let done = match tag {
-            Tag::Add(_) => {
-                client.add_tags(id, tags).await?;
-                "tagged"
-            }
-            Tag::Remove(_) => {
-                client.remove_tags(id, tags).await?;
-                "no longer tagged"
-            }
+        let tile = match tag {
+            Tag::Add(_) => client.add_tags(id, tags).await?,
+            Tag::Remove(_) => client.remove_tags(id, tags).await?,
         };
+        for film in self.listed(id) {
+            film.tags.clone_from(&tile.tags);
+        }
         #[derive(Serialize)]
         struct Tagged<'a> {
             id: MediaId,
             tags: &'a [String],
         }
-        let words = format!(
-            "{} is {done} {}",
-            &id.to_string()[..SHORT_ID],
-            tags.join(", ")
-        );
-        self.out.confirm(&Tagged { id, tags }, &plain(&words))
+        let words = match tile.tags.is_empty() {
+            true => format!("{} has no tags of yours", tile.name),
+            false => format!("{} is tagged {}", tile.name, tile.tags.join(", ")),
+        };
+        let document = Tagged {
+            id,
+            tags: &tile.tags,
+        };
+        self.out.confirm(&document, &plain(&words))
     }
 
     pub(super) async fn rename(&mut self, words: &[String]) -> Result<(), Error> {
         let (id, name) = match words {
             [name] => (None, name),
             [id, name] => (Some(id.clone()), name),
-            _ => return Err(Error::Usage("which film, and which name?".into())),
+            _ => return Err(super::quotes_wanted()),
         };
-        let id = self.film(&Film { id }).await?;
-        self.client()?.rename(id, name).await?;
-        if let Some(memory) = &mut self.memory {
-            let listed = memory.results.iter_mut().chain(&mut memory.selected);
-            for film in listed.filter(|film| film.id == id) {
-                film.name.clone_from(name);
+        let named = id.is_some();
+        let id = match self.film(&Film { id }).await {
+            // Of a selected film the whole line was meant to be the name.
+            Err(error) if named && error.means_no_film() && self.selected().is_ok() => {
+                return Err(super::quotes_wanted());
             }
+            film => film?,
+        };
+        self.client()?.rename(id, name).await?;
+        for film in self.listed(id) {
+            film.name.clone_from(name);
         }
         #[derive(Serialize)]
         struct Renamed<'a> {
@@ -157,6 +162,14 @@ impl Shell {
         }
         let words = format!("{} is now called {name}", &id.to_string()[..SHORT_ID]);
         self.out.confirm(&Renamed { id, name }, &plain(&words))
+    }
+
+    /// A film wherever the prompt remembers it.
+    fn listed(&mut self, id: MediaId) -> impl Iterator<Item = &mut Listed> {
+        let memory = self.memory.iter_mut();
+        memory
+            .flat_map(|memory| memory.results.iter_mut().chain(&mut memory.selected))
+            .filter(move |film| film.id == id)
     }
 
     /// Makes a film the one that commands are about.
@@ -168,7 +181,7 @@ impl Shell {
             None => match self.client()?.tile(id).await {
                 Ok(details) => Listed::from(&details.tile),
                 // Without a session the name cannot be asked for by id.
-                Err(Error::NotAuthorised(_)) => Listed {
+                Err(error) if error.is_refusal() => Listed {
                     id,
                     name: id.to_string()[..SHORT_ID].to_owned(),
                     tags: Vec::new(),
@@ -181,16 +194,6 @@ impl Shell {
             memory.selected = Some(listed);
         }
         Ok(())
-    }
-}
-
-impl From<&Tile> for Listed {
-    fn from(tile: &Tile) -> Self {
-        Self {
-            id: tile.id,
-            name: tile.name.clone(),
-            tags: tile.tags.clone(),
-        }
     }
 }
 
@@ -223,7 +226,11 @@ fn films(tiles: &[Tile], numbered: bool, width: Option<usize>) -> String {
         rows.push(row);
     }
     let header = ["#", "ID", "NAME", "LENGTH", "COPIES", "TAGS"];
-    table(if numbered { &header } else { &header[1..] }, &rows, width)
+    let (header, name) = match numbered {
+        true => (&header[..], 2),
+        false => (&header[1..], 1),
+    };
+    table(header, &rows, name, width)
 }
 
 /// What stands in a list's last column: why a film cannot be played, if so, and its tags.
@@ -274,7 +281,11 @@ fn describe(details: &TileDetails) -> String {
     if details.size > 0 {
         text += &row("Size", size(details.size));
     }
-    text += &row("Tags", plain(&tile.tags.join(", ")));
+    let tags = match tile.tags.is_empty() {
+        true => "-".to_owned(),
+        false => plain(&tile.tags.join(", ")),
+    };
+    text += &row("Tags", tags);
     text += &row("Copies", tile.providers.to_string());
     text + &row("Plays", playable)
 }

@@ -6,28 +6,18 @@ mod films;
 mod users;
 mod watch;
 
-pub use background::{Background, Notifier};
+pub use background::Background;
 
 use crate::ask::Input;
 use crate::cli::{Command, Film, Tag, TagWords};
 use crate::client::Client;
 use crate::config::Environment;
 use crate::error::Error;
-use crate::output::{Output, table};
+use crate::listed::Listed;
+use crate::output::{Notifier, Output, table};
 use crate::requests::TypedId;
 use iceflix_core::api::{Instance, MediaId};
 use serde::Serialize;
-
-/// A film of the last result list, or the selected one.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Listed {
-    /// The film.
-    pub id: MediaId,
-    /// Its name when it was listed.
-    pub name: String,
-    /// The user's tags on it.
-    pub tags: Vec<String>,
-}
 
 /// What the prompt keeps between commands.
 #[derive(Default)]
@@ -144,7 +134,7 @@ impl Shell {
                 })
                 .collect();
             let header = ["KIND", "INSTANCE", "ENDPOINT", "PID", "STATE"];
-            table(&header, &lines, self.out.width)
+            table(&header, &lines, 1, self.out.width)
         })
     }
 
@@ -161,7 +151,14 @@ impl Shell {
             return Ok(listed.id);
         }
         let id: TypedId = typed.parse()?;
-        self.client()?.resolve(&id).await
+        match self.client()?.resolve(&id).await {
+            Err(Error::NotFound(why)) if self.memory.is_some() && is_number(typed) => {
+                Err(Error::NotFound(format!(
+                    "the last result list has no number {typed}, and {why}"
+                )))
+            }
+            film => film,
+        }
     }
 
     fn selected(&self) -> Result<&Listed, Error> {
@@ -196,10 +193,18 @@ impl Shell {
 impl Memory {
     /// The film of that number in the last result list.
     pub fn numbered(&self, word: &str) -> Option<&Listed> {
-        let digits = word.bytes().all(|digit| digit.is_ascii_digit());
-        let number: usize = word.parse().ok().filter(|_| digits)?;
+        let number: usize = word.parse().ok().filter(|_| is_number(word))?;
         self.results.get(number.checked_sub(1)?)
     }
+}
+
+fn is_number(word: &str) -> bool {
+    word.bytes().all(|digit| digit.is_ascii_digit())
+}
+
+/// What a name of several words is answered with.
+fn quotes_wanted() -> Error {
+    Error::Usage("a name of several words wants quotes: rename ID 'NEW NAME'".into())
 }
 
 /// Finds what is wrong with a command by itself, before anything is connected to.
@@ -207,9 +212,7 @@ pub fn check(command: &Command) -> Result<(), Error> {
     let id = match command {
         // Which of them is an ID, and which a part of the name?
         Command::Rename { words } if words.len() > 2 => {
-            return Err(Error::Usage(
-                "a name of several words wants quotes: rename ID 'NEW NAME'".into(),
-            ));
+            return Err(quotes_wanted());
         }
         Command::Show { film }
         | Command::Play { film, .. }

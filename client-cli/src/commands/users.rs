@@ -90,7 +90,7 @@ impl Shell {
                     ]
                 })
                 .collect();
-            table(&["NAME", "ROLE", "ADDED"], &lines, self.out.width)
+            table(&["NAME", "ROLE", "ADDED"], &lines, 0, self.out.width)
         })
     }
 

@@ -227,7 +227,7 @@ async fn ended(
         return Ok(());
     }
     Err(Error::Failed(format!(
-        "{} could not play it to the end ({status})",
+        "{} ended with an error ({status}); it may not have played everything",
         player.name
     )))
 }

@@ -1,11 +1,11 @@
 //! What goes on beside the prompt: watching the cluster, renewing tokens, learning names.
 
-use super::shown::Shown;
 use crate::cli::{Command, User};
 use crate::client::Client;
-use crate::commands::{Listed, Notifier};
 use crate::config::Target;
-use crate::error::Error;
+use crate::editor::shown::Shown;
+use crate::listed::Listed;
+use crate::output::Notifier;
 use crate::session::TOKEN_MARGIN;
 use iceflix_core::api::catalog::Query;
 use std::path::PathBuf;
@@ -122,7 +122,7 @@ async fn renew(client: Client, shown: Arc<Shown>, notifier: Notifier) {
     loop {
         let wait = match client.token_for(TOKEN_MARGIN).await {
             Ok(token) => token.left(SystemTime::now()).saturating_sub(TOKEN_MARGIN),
-            Err(Error::NotAuthorised(_)) => {
+            Err(error) if error.is_refusal() => {
                 // Without a session there is nothing to renew, and nothing new to tell.
                 if let Ok(Some(session)) = client.session().await {
                     shown.set_ended(Some(session.id));

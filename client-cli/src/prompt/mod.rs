@@ -1,24 +1,20 @@
 //! The prompt: the same commands, one after another, with a memory and a stream beside it.
 
-pub mod complete;
-pub mod editor;
 mod follow;
-pub mod shown;
-pub mod words;
 
 use crate::ask::Input;
 use crate::cli::{Global, Typed, parse_line};
 use crate::client::Client;
-use crate::commands::{Notifier, Shell};
+use crate::commands::Shell;
 use crate::config::{Environment, Target};
+use crate::editor::shown::{self, Shown};
+use crate::editor::{self, Editor, Heard, words};
 use crate::error::Error;
-use crate::output::{cut, plain, print_line, say};
+use crate::output::{Notifier, cut, plain, print, print_line, say, terminal_width};
 use crate::session::private_dir;
-use editor::{Editor, Heard};
 use follow::Follower;
 use futures::FutureExt;
 use nix::sys::termios::{SetArg, Termios, tcgetattr, tcsetattr};
-use shown::Shown;
 use std::io::IsTerminal;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -56,6 +52,8 @@ struct Prompt {
     shown: Arc<Shown>,
     follower: Follower,
     editor: Option<Editor>,
+    /// The editor gets single keys.
+    keys: bool,
     terminal: Terminal,
     state_dir: PathBuf,
     json: bool,
@@ -112,6 +110,7 @@ impl Prompt {
         let typed = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
         let color = env.var("NO_COLOR").is_none();
         let shown = Arc::new(Shown::new(shown::is_unicode(&env), color));
+        let keys = env.var("TERM").is_none_or(|term| !editor::is_plain(term));
         let terminal = Terminal(match typed {
             true => tcgetattr(std::io::stdin()).ok(),
             false => None,
@@ -131,6 +130,7 @@ impl Prompt {
             shown,
             follower,
             editor,
+            keys,
             terminal,
             state_dir,
             json: global.json,
@@ -191,11 +191,13 @@ impl Prompt {
             .memory
             .as_ref()
             .and_then(|memory| memory.selected.as_ref());
-        let selected = selected.map(|film| cut(&plain(&film.name), Some(NAME_WIDTH)));
+        // A quarter of the terminal at most: the rest is for typing.
+        let width = terminal_width().map_or(NAME_WIDTH, |columns| NAME_WIDTH.min(columns / 4));
+        let selected = selected.map(|film| cut(&plain(&film.name), Some(width)));
         let prompt = self.shown.prompt(user.as_deref(), selected.as_deref());
         let reading = async {
             match &self.editor {
-                Some(editor) => editor.command(prompt).await,
+                Some(editor) => editor.command(prompt.clone()).await,
                 None => Ok(match Input::Standard.line().await? {
                     Some(line) => Heard::Line(line),
                     None => Heard::Ended,
@@ -212,6 +214,11 @@ impl Prompt {
             // has ended by it: the line that is being typed must not be lost to it.
             if signal != Heard::Interrupted || self.editor.is_none() {
                 return Ok(signal);
+            }
+            // Where it gets whole lines only, the terminal has just dropped the one begun.
+            if !self.keys {
+                print_line("")?;
+                print(&prompt)?;
             }
         }
     }
@@ -296,10 +303,17 @@ impl Prompt {
 /// Shows help or what was wrong with a line, as clap has it.
 fn usage(error: &clap::Error) -> Result<(), Error> {
     let text = error.render().to_string();
-    match error.use_stderr() {
-        true => say(text.trim_end()),
-        false => print_line(text.trim_end())?,
+    if !error.use_stderr() {
+        return print_line(text.trim_matches('\n'));
     }
+    // There is no program to give options to here.
+    let text = text
+        .replace("Usage: iceflix [OPTIONS] <COMMAND>\n\n", "")
+        .replace(
+            "For more information, try '--help'.",
+            "`help` lists the commands, `help COMMAND` explains one.",
+        );
+    say(text.trim_end());
     Ok(())
 }
 
@@ -309,4 +323,5 @@ fn at_prompt(error: &Error) -> String {
         .to_string()
         .replace("iceflix login", "`login`")
         .replace("`iceflix status`", "`status`")
+        .replace("with --main HOST:PORT", "with `connect HOST:PORT`")
 }

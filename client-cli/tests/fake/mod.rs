@@ -25,6 +25,17 @@ use tokio_util::sync::CancellationToken;
 /// The password of `admin`.
 pub const PASSWORD: &str = "correct horse";
 
+/// How a request can go wrong on its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// It is not carried out, and nobody says so.
+    Lost,
+    /// It is carried out, and nobody says so.
+    AnswerLost,
+    /// It is lost, and somebody ends all sessions meanwhile.
+    Overtaken,
+}
+
 /// What the cluster knows.
 #[derive(Default)]
 pub struct State {
@@ -37,6 +48,8 @@ pub struct State {
     pub streams: BTreeMap<StreamId, MediaId>,
     /// What `next_event` says at once.
     pub news: Vec<StreamEvent>,
+    /// What becomes of the next requests that end sessions; an empty list is well.
+    pub fates: Vec<Fate>,
     pub renewals: u32,
     pub stopped: u32,
     pub issued: u32,
@@ -188,6 +201,26 @@ impl Fake {
         Ok(session)
     }
 
+    /// Carries out what ends sessions, as its fate wants it.
+    async fn fated(
+        &self,
+        work: impl FnOnce(&mut State) -> Result<(), AuthError>,
+    ) -> Result<(), AuthError> {
+        let fate = self.state.lock().unwrap().fates.pop();
+        let answer = match fate {
+            Some(Fate::Lost) => Ok(()),
+            Some(Fate::Overtaken) => {
+                self.state.lock().unwrap().sessions.clear();
+                Ok(())
+            }
+            None | Some(Fate::AnswerLost) => work(&mut self.state.lock().unwrap()),
+        };
+        if fate.is_some() {
+            std::future::pending::<()>().await;
+        }
+        answer
+    }
+
     fn known(&self, id: MediaId) -> Result<Tile, CatalogError> {
         let state = self.state.lock().unwrap();
         state
@@ -195,6 +228,19 @@ impl Fake {
             .get(&id)
             .cloned()
             .ok_or(CatalogError::UnknownMedia)
+    }
+
+    fn change_tags(
+        &self,
+        token: &Token,
+        id: MediaId,
+        change: impl FnOnce(&mut Vec<String>),
+    ) -> Result<(), CatalogError> {
+        let (user, _) = self.user(token)?;
+        self.known(id)?;
+        let mut state = self.state.lock().unwrap();
+        change(state.tags.entry((user, id)).or_default());
+        Ok(())
     }
 
     fn seen_by(&self, mut tile: Tile, user: Option<&str>) -> Tile {

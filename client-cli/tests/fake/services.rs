@@ -133,8 +133,12 @@ impl Authenticator for Fake {
     }
     async fn remove_user(self, _: Context, token: Token, user: String) -> Result<(), AuthError> {
         self.admin(&token, AuthError::NotAdmin)?;
-        let removed = self.state.lock().unwrap().users.remove(&user);
-        removed.map(drop).ok_or(AuthError::UnknownUser)
+        self.fated(|state| {
+            state.users.remove(&user).ok_or(AuthError::UnknownUser)?;
+            state.sessions.retain(|_, (whose, _)| *whose != user);
+            Ok(())
+        })
+        .await
     }
     async fn list_users(
         self,
@@ -155,10 +159,15 @@ impl Authenticator for Fake {
         Ok(Page { items, next })
     }
     async fn revoke_user(self, _: Context, token: Token, user: String) -> Result<(), AuthError> {
-        self.admin(&token, AuthError::NotAdmin)?;
-        let mut state = self.state.lock().unwrap();
-        state.sessions.retain(|_, (whose, _)| *whose != user);
-        Ok(())
+        let user = user.to_lowercase();
+        if self.user(&token)?.0 != user {
+            self.admin(&token, AuthError::NotAdmin)?;
+        }
+        self.fated(|state| {
+            state.sessions.retain(|_, (whose, _)| *whose != user);
+            Ok(())
+        })
+        .await
     }
 }
 
@@ -252,16 +261,11 @@ impl Catalog for Fake {
         id: MediaId,
         tags: Vec<String>,
     ) -> Result<(), CatalogError> {
-        let (user, _) = self.user(&token)?;
-        self.known(id)?;
-        self.state
-            .lock()
-            .unwrap()
-            .tags
-            .entry((user, id))
-            .or_default()
-            .extend(tags);
-        Ok(())
+        self.change_tags(&token, id, |kept| {
+            kept.extend(tags.iter().map(|tag| tag.trim().to_owned()));
+            kept.sort();
+            kept.dedup();
+        })
     }
     async fn remove_tags(
         self,
@@ -270,15 +274,7 @@ impl Catalog for Fake {
         id: MediaId,
         tags: Vec<String>,
     ) -> Result<(), CatalogError> {
-        let (user, _) = self.user(&token)?;
-        self.known(id)?;
-        let mut state = self.state.lock().unwrap();
-        state
-            .tags
-            .entry((user, id))
-            .or_default()
-            .retain(|tag| !tags.contains(tag));
-        Ok(())
+        self.change_tags(&token, id, |kept| kept.retain(|tag| !tags.contains(tag)))
     }
     async fn rename_tile(
         self,

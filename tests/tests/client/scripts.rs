@@ -70,6 +70,11 @@ async fn exit_codes_say_what_happened() {
     admin.run(&["logout"]).with_code(0);
     admin.run(&["user", "list"]).with_code(4);
     admin.login("admin", ADMIN_PASSWORD).with_code(0);
+    // Ending one's own sessions is done, and leaves none behind.
+    admin.run(&["revoke", "admin"]).with_code(0);
+    let told = admin.run(&["user", "list"]).with_code(4);
+    assert!(told.stderr.contains("not logged in"), "{told:?}");
+    admin.login("admin", ADMIN_PASSWORD).with_code(0);
 
     // 5, nothing available: one kind after another goes.
     let cluster = &mut setting.cluster;
@@ -152,6 +157,14 @@ async fn json_has_the_shapes_that_scripts_expect() {
         "{line}"
     );
     assert_eq!(url.interrupt(), 0);
+    // What is told are the tags that the film has then, as the catalogue keeps them.
+    let tag = ["--json", "tag", "add", &setting.id, " zither ", "accordion"];
+    let told = home.run(&tag).with_code(0).json();
+    assert_eq!(told["id"], setting.id);
+    let shown = home.run(&["show", &setting.id, "--json"]).with_code(0);
+    assert_eq!(told["tags"], shown.json()["tags"]);
+    let tags = told["tags"].as_array().unwrap();
+    assert!(tags.contains(&json!("zither")) && tags.contains(&json!("accordion")));
     setting.cluster.stop().await;
 }
 

@@ -1,10 +1,12 @@
 //! The line editor, on a thread of its own: it waits for keys, which no async thread may.
 
-use super::complete::{Choice, complete};
-use super::shown::Shown;
-use crate::commands::Notifier;
+pub mod complete;
+pub mod shown;
+pub mod words;
+
 use crate::error::Error;
-use crate::output::say;
+use crate::output::{Notifier, say};
+use complete::{Choice, complete};
 use rustyline::completion::{Candidate, Completer};
 use rustyline::error::ReadlineError;
 use rustyline::highlight::Highlighter;
@@ -12,13 +14,23 @@ use rustyline::history::FileHistory;
 use rustyline::{
     ColorMode, CompletionType, Config, Context, ExternalPrinter, Helper, Hinter, Validator,
 };
+use shown::Shown;
 use std::borrow::Cow;
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, mpsc};
 use tokio::sync::oneshot;
 
 /// How many lines of history are kept.
 const HISTORY: usize = 1000;
+
+/// Whether a terminal of this type can only be written to: its driver reads whole lines there,
+/// as rustyline does for these types.
+pub fn is_plain(term: &OsStr) -> bool {
+    ["dumb", "cons25", "emacs"]
+        .iter()
+        .any(|plain| term.eq_ignore_ascii_case(plain))
+}
 
 /// What came from the keyboard.
 #[derive(Debug, PartialEq, Eq)]

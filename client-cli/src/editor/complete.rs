@@ -2,7 +2,7 @@
 
 use super::words::{Word, before_cursor, quote};
 use crate::cli::line_command;
-use crate::commands::Listed;
+use crate::listed::Listed;
 use crate::output::plain;
 use std::collections::BTreeSet;
 
