@@ -6,9 +6,14 @@
 //!
 //! Worker and node speak in lines of JSON over the worker's stdin and stdout.
 
+mod boxes;
+mod clusters;
 mod describe;
+mod ebml;
+mod fragments;
 mod inspect;
 mod prober;
+mod source;
 mod structure;
 mod worker;
 
@@ -22,7 +27,7 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 /// The version of what [`inspect`] finds. Raised when it learns something new, so that what was
 /// kept is looked at again (and not hashed again).
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// How the worker is started.
 #[derive(Debug, Clone)]

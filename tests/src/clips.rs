@@ -121,6 +121,8 @@ pub enum Make {
     FastStart,
     /// An index for every second (fragmented MP4), as recorders write it.
     Fragmented,
+    /// As browsers and live recorders write Matroska and WebM: without duration and index.
+    Live,
     /// Cut out of a longer film between two key frames without encoding it anew: an edit list says
     /// that its first 13 frames are not to be shown.
     Cut,
@@ -206,6 +208,7 @@ impl Clip {
             Make::Usual | Make::Cut => &["-c", "copy"][..],
             Make::FastStart => &["-c", "copy", "-movflags", "+faststart"],
             Make::Fragmented => &["-c", "copy", "-movflags", "+frag_keyframe+empty_moov"],
+            Make::Live => &["-c", "copy", "-live", "1"],
             Make::Unplayable => &["-c:v", "mpeg2video", "-c:a", "copy"],
         });
         ffmpeg(&words, path)

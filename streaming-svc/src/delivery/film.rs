@@ -110,6 +110,16 @@ impl FilmMedia {
         self.imp().recount(pipeline.upcast_ref(), last);
     }
 
+    /// Whether PLAY is being answered.
+    ///
+    /// The answer then says from where on it plays, and not up to where: GStreamer's own player
+    /// (1.22's `rtpjitterbuffer`) reckons from both when the film will be over, and often waits for
+    /// itself for ever when it then really ends. RFC 2326, 3.6, leaves the end open as well; the
+    /// film's length is in the SDP, and its end is said by RTCP BYE.
+    pub(super) fn answer_play(&self, answering: bool) {
+        self.imp().answering.store(answering, Ordering::Release);
+    }
+
     /// Lets sinks that were stopped by [`Self::unstick`] follow the pipeline, which may have changed
     /// its state meanwhile.
     pub(super) fn resume_sinks(&self) {
@@ -154,7 +164,7 @@ fn build(film: &FilmSource) -> Result<gst::Bin, glib::BoolError> {
     bin.add_many([&source, &demuxer, &queue])?;
     source.link(&demuxer)?;
 
-    let guard = SeekGuard::new();
+    let guard = SeekGuard::new(container);
     let mut inputs = Vec::with_capacity(film.facts.tracks.len());
     for (index, track) in film.facts.tracks.iter().enumerate() {
         let (input, payloader) = add_branch(&bin, &queue, index, track)?;
@@ -222,7 +232,10 @@ mod imp {
     use gst::{glib, prelude::*, subclass::prelude::*};
     use gst_rtsp_server::{gst_rtsp, prelude::*, subclass::prelude::*};
     use std::{
-        sync::{Condvar, Mutex, OnceLock, PoisonError, atomic::AtomicBool},
+        sync::{
+            Condvar, Mutex, OnceLock, PoisonError,
+            atomic::{AtomicBool, Ordering},
+        },
         time::Instant,
     };
 
@@ -299,6 +312,9 @@ mod imp {
     #[derive(Default)]
     pub struct FilmMedia {
         duration: OnceLock<gst::ClockTime>,
+        /// Where GStreamer said that the film ends before any player asked for less.
+        own_stop: OnceLock<Option<gst::ClockTime>>,
+        pub(super) answering: AtomicBool,
         heard: Mutex<u32>,
         news: Condvar,
         pub(super) unstuck: AtomicBool,
@@ -379,9 +395,17 @@ mod imp {
             Some(self.parent_query_position().unwrap_or_default())
         }
 
+        /// GStreamer may take the beginning of a film's last part for its end: what the probe
+        /// learned counts, unless the player asked for another stop since the first time.
         fn query_stop(&self) -> Option<gst::ClockTime> {
-            self.parent_query_stop()
-                .or_else(|| self.duration.get().copied())
+            let stop = self.parent_query_stop();
+            let own = *self.own_stop.get_or_init(|| stop);
+            let ms = |time: gst::ClockTime| time.mseconds();
+            let asked = stop.filter(|stop| own.is_none_or(|own| ms(own).abs_diff(ms(*stop)) > 10));
+            if asked.is_none() && self.answering.load(Ordering::Acquire) {
+                return None;
+            }
+            asked.or(self.duration.get().copied()).or(stop)
         }
     }
 }

@@ -240,6 +240,7 @@ mod imp {
                 let Some(film) = media else {
                     continue;
                 };
+                film.answer_play(true);
                 self.watch(&film);
                 // A seek while packets flow is handled as the players that pause first do it. It
                 // fails for a film that is at its end or broke, which PLAY finds out itself.
@@ -252,6 +253,7 @@ mod imp {
         fn play_request(&self, ctx: &RTSPContext) {
             self.unwatch();
             for film in films(ctx).filter_map(|media| media.media().and_downcast::<FilmMedia>()) {
+                film.answer_play(false);
                 film.resume_sinks();
             }
             self.parent_play_request(ctx);
@@ -275,8 +277,11 @@ mod imp {
         }
 
         /// VLC answers 503 by trying again over HTTP, so it is never sent.
-        fn adjust_error_code(&self, _ctx: &RTSPContext, status: RTSPStatusCode) -> RTSPStatusCode {
+        fn adjust_error_code(&self, ctx: &RTSPContext, status: RTSPStatusCode) -> RTSPStatusCode {
             self.unwatch();
+            for film in films(ctx).filter_map(|media| media.media().and_downcast::<FilmMedia>()) {
+                film.answer_play(false);
+            }
             if status != RTSPStatusCode::ServiceUnavailable {
                 status
             } else if self.has_media.load(Ordering::Relaxed) {

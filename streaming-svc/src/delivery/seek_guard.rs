@@ -1,28 +1,41 @@
 //! What keeps gst-rtsp-server 1.22.0 well when players seek: three things that its pipelines do not
-//! always bear.
+//! always bear, and a demultiplexer that begins too early.
 
+use crate::facts::Container;
 use gst::prelude::*;
 use std::sync::{
     Arc, Mutex, PoisonError,
     atomic::{AtomicBool, Ordering},
 };
 
+/// How much later than asked MP4 files are sought: the longest frame of AAC at the usual rates from
+/// 24 kHz on (1,024 or, with SBR, 2,048 samples), MP3 or Opus, so that a frame of sound *begins*
+/// between the key frame and the place sought.
+const FRAME_OF_SOUND: gst::ClockTime = gst::ClockTime::from_mseconds(45);
+
 /// Watches over the outputs of one pipeline's payloaders.
 #[derive(Clone)]
 pub(super) struct SeekGuard {
+    /// How much later to seek than asked.
+    later: gst::ClockTime,
     /// The last seek's number and rate, the same for all tracks.
     last: Arc<Mutex<(Option<gst::Seqnum>, f64)>>,
 }
 
 impl SeekGuard {
-    /// For a new pipeline.
-    pub(super) fn new() -> Self {
+    /// For a new pipeline that reads such a container.
+    pub(super) fn new(container: Container) -> Self {
+        let later = match container {
+            Container::Mp4 => FRAME_OF_SOUND,
+            Container::Matroska => gst::ClockTime::ZERO,
+        };
         Self {
+            later,
             last: Arc::new(Mutex::new((None, 1.0))),
         }
     }
 
-    /// Watches over a payloader. It does three things:
+    /// Watches over a payloader. It does four things:
     ///
     /// - A seek reaches the demultiplexer once through each track, and the later ones can lock up
     ///   with the data that already flows again. So only the first is let through.
@@ -31,6 +44,10 @@ impl SeekGuard {
     ///   flush; the real one replaces it before any data flows.
     /// - It waits until every track has data, 20 seconds long, also for a track that has none left
     ///   at the place sought, and then breaks the session. So such a track says that there is a gap.
+    /// - `qtdemux` begins where the earliest track has a key frame. For a place at a video's key
+    ///   frame that is the frame of sound around it, just before, and the video then begins another
+    ///   key frame earlier, which may be ten seconds that are sent at once. So it seeks a frame of
+    ///   sound later.
     pub(super) fn watch(&self, payloader: &gst::Element) {
         let Some(output) = payloader.static_pad("src") else {
             return;
@@ -52,6 +69,9 @@ impl SeekGuard {
                     let this = (Some(event.seqnum()), seek.get().0);
                     if std::mem::replace(&mut *lock(&guard.last), this).0 == this.0 {
                         return gst::PadProbeReturn::Handled;
+                    }
+                    if let Some(later) = guard.put_off(seek) {
+                        info.data = Some(gst::PadProbeData::Event(later));
                     }
                 }
                 gst::EventView::FlushStop(_) if !passing.load(Ordering::Acquire) => {
@@ -79,6 +99,25 @@ impl SeekGuard {
             }
             gst::PadProbeReturn::Ok
         });
+    }
+
+    /// The same seek to a later place; `None` to leave it as it is: at the film's beginning, where
+    /// all tracks have key frames, and where not key frames are sought.
+    fn put_off(&self, seek: &gst::event::Seek) -> Option<gst::Event> {
+        let (rate, flags, from_type, from, to_type, to) = seek.get();
+        let gst::GenericFormattedValue::Time(Some(from)) = from else {
+            return None;
+        };
+        let fits = from_type == gst::SeekType::Set
+            && from > gst::ClockTime::ZERO
+            && rate > 0.0
+            && flags.contains(gst::SeekFlags::KEY_UNIT)
+            && !matches!(to, gst::GenericFormattedValue::Time(Some(to)) if to <= from + self.later);
+        (fits && !self.later.is_zero()).then(|| {
+            gst::event::Seek::builder(rate, flags, from_type, from + self.later, to_type, to)
+                .seqnum(seek.seqnum())
+                .build()
+        })
     }
 
     fn segment(&self) -> gst::FormattedSegment<gst::ClockTime> {

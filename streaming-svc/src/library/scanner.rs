@@ -59,8 +59,12 @@ enum Status {
     Working,
     /// It is in the index.
     Ready,
-    /// It cannot be read.
-    Failed { reason: String, again: Instant },
+    /// It cannot be read. Its permissions had last changed then.
+    Failed {
+        reason: String,
+        again: Instant,
+        changed: Option<files::ChangeTime>,
+    },
 }
 
 struct Scanner {

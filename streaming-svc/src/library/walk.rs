@@ -52,6 +52,8 @@ pub(super) struct Root {
     /// Its device and number: one that was removed and made again, or on which a disk was
     /// mounted, is another.
     pub number: (u64, u64),
+    /// It may be read, which may come later.
+    pub readable: bool,
 }
 
 /// The media directories that are there.
@@ -60,7 +62,12 @@ pub(super) fn roots(media: &[PathBuf]) -> Vec<Root> {
         let path = fs::canonicalize(root).ok()?;
         let meta = fs::metadata(&path).ok().filter(fs::Metadata::is_dir)?;
         let number = (meta.dev(), meta.ino());
-        Some(Root { path, number })
+        let readable = fs::read_dir(&path).is_ok();
+        Some(Root {
+            path,
+            number,
+            readable,
+        })
     });
     found.collect()
 }

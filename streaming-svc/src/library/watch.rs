@@ -2,10 +2,14 @@
 
 use super::walk::Root;
 use notify::{
-    Config, Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _,
+    Config, ErrorKind, Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _,
     event::{AccessKind, AccessMode, ModifyKind},
 };
-use std::{collections::HashMap, path::PathBuf};
+use std::{
+    collections::{HashMap, HashSet},
+    fs, io,
+    path::{Path, PathBuf},
+};
 use tracing::{debug, warn};
 
 /// Watches directories, as far as the system can.
@@ -13,6 +17,8 @@ pub(super) struct Watch {
     watcher: Option<RecommendedWatcher>,
     /// What is watched: each directory's path, device and number.
     roots: HashMap<PathBuf, (u64, u64)>,
+    /// Directories inside them that may not be read, and so cannot be watched yet.
+    closed: HashSet<PathBuf>,
     complained: bool,
 }
 
@@ -39,6 +45,7 @@ impl Watch {
         Self {
             watcher,
             roots: HashMap::new(),
+            closed: HashSet::new(),
             complained: false,
         }
     }
@@ -57,14 +64,16 @@ impl Watch {
             }
             stays
         });
-        for Root { path, number } in roots {
-            if self.roots.contains_key(path) {
-                continue;
-            }
-            match watcher.watch(path, RecursiveMode::Recursive) {
-                Ok(()) => {
-                    self.roots.insert(path.clone(), *number);
-                }
+        let mut wanted: Vec<(PathBuf, Option<(u64, u64)>)> = Vec::new();
+        // Where that root is gone they are, too, and left out below.
+        wanted.extend(self.closed.drain().map(|path| (path, None)));
+        let new = roots
+            .iter()
+            .filter(|root| root.readable && !self.roots.contains_key(&root.path));
+        wanted.extend(new.map(|root| (root.path.clone(), Some(root.number))));
+        for (path, number) in wanted {
+            match tree(watcher, &path, DEEPEST, &mut self.closed) {
+                Ok(()) => self.roots.extend(number.map(|number| (path, number))),
                 Err(e) if !self.complained => {
                     self.complained = true;
                     warn!(
@@ -77,6 +86,42 @@ impl Watch {
             }
         }
     }
+}
+
+/// How deep directories that hold closed ones may be nested.
+const DEEPEST: usize = 128;
+
+/// Watches a directory and all below it that may be read. The watcher gives up at the first one
+/// that may not, such as a disk's `lost+found`: then each beside it is watched by itself.
+fn tree(
+    watcher: &mut RecommendedWatcher,
+    directory: &Path,
+    depth: usize,
+    closed: &mut HashSet<PathBuf>,
+) -> notify::Result<()> {
+    let refused = match watcher.watch(directory, RecursiveMode::Recursive) {
+        Ok(()) => return Ok(()),
+        Err(e) => e,
+    };
+    match &refused.kind {
+        ErrorKind::Io(e) if e.kind() == io::ErrorKind::PermissionDenied => {}
+        // It went away.
+        ErrorKind::PathNotFound => return Ok(()),
+        _ => return Err(refused),
+    }
+    let Ok(entries) = fs::read_dir(directory) else {
+        closed.insert(directory.to_owned());
+        return Ok(());
+    };
+    if depth == 0 {
+        return Err(refused);
+    }
+    for entry in entries.flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            tree(watcher, &entry.path(), depth - 1, closed)?;
+        }
+    }
+    Ok(())
 }
 
 /// Whether an event calls for a look. Reading does not; nor does writing as such, since the file's

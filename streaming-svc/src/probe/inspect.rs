@@ -1,7 +1,10 @@
 //! Learning what a file holds, with GStreamer's demuxers and without decoding.
 
 use super::{
+    clusters,
     describe::{self, Stream},
+    fragments,
+    source::Source,
     structure::{self, Completeness},
 };
 use crate::{
@@ -20,6 +23,13 @@ use std::{
 
 /// The longest that one look at a file takes.
 const LIMIT: Duration = Duration::from_secs(5);
+
+/// The longest that a file's own structure is looked at. It takes milliseconds, except for long
+/// films on slow disks.
+const STRUCTURE_LIMIT: Duration = Duration::from_secs(3);
+
+/// The latest that a film's first frame may come. It comes in real time, and players do not wait.
+const LATEST_BEGIN: Duration = Duration::from_secs(30);
 
 /// The most streams that are looked at in one file.
 const MOST_STREAMS: usize = 64;
@@ -44,8 +54,8 @@ enum Heard {
     Type(gst::Caps),
     Pad(gst::Pad),
     NoMorePads,
-    /// The first frame of a stream.
-    Data,
+    /// The first frame of a stream, and when it is shown.
+    Data(Option<gst::ClockTime>),
     End,
     /// GStreamer's complaint.
     Error(String),
@@ -76,15 +86,12 @@ pub fn inspect(path: &Path) -> Result<Facts, ProbeError> {
         };
         return Ok(unplayable(&name, &reason));
     };
-    let complete = match container {
-        Container::Mp4 => structure::mp4(&mut file, stamp.size)?,
-        Container::Matroska => structure::matroska(&mut file, stamp.size)?,
-    };
-    let complaint = complete.complaint();
-    if complete == Completeness::NoIndex {
+    let outline = outline(&mut file, stamp.size, container)?;
+    let complaint = outline.complete.complaint(outline.fragmented);
+    if outline.complete == Completeness::NoIndex {
         return Ok(unplayable(&name, complaint.as_deref().unwrap_or_default()));
     }
-    let (streams, duration_ns) = match demultiplexed(&file, container)? {
+    let found = match demultiplexed(&file, container)? {
         Ok(found) => found,
         Err(said) => {
             let reason =
@@ -92,17 +99,71 @@ pub fn inspect(path: &Path) -> Result<Facts, ProbeError> {
             return Ok(unplayable(&name, &reason));
         }
     };
-    let mut choice = describe::choose(&name, streams);
-    if let Some(complaint) = complaint {
+    let mut choice = describe::choose(&name, found.streams);
+    if let Some(complaint) = complaint.or_else(|| late(found.begin?)) {
         choice.unplayable = Some(complaint);
         choice.tracks.clear();
     }
+    // The file's own structure knows better, if there was time to read all of it.
+    let duration_ns = match outline.end_ns {
+        Some(end) if outline.whole => Some(end),
+        end => end.max(found.duration_ns),
+    };
     Ok(Facts {
         container: choice.unplayable.is_none().then_some(container),
         duration_ns,
         tracks: choice.tracks,
         format: choice.format,
         unplayable: choice.unplayable,
+    })
+}
+
+/// What is wrong, for people, with a film whose first frame comes so late.
+fn late(begin: gst::ClockTime) -> Option<String> {
+    (Duration::from(begin) > LATEST_BEGIN).then(|| {
+        format!(
+            "its first frame comes only {} s after its beginning, as in recordings of broadcasts, \
+             which is not delivered yet; `ffmpeg -i FILE -c copy NEW-FILE` sets it right",
+            begin.seconds()
+        )
+    })
+}
+
+/// What the file's own structure says.
+struct Outline {
+    complete: Completeness,
+    fragmented: bool,
+    /// When its last frame ends, where GStreamer would not know.
+    end_ns: Option<u64>,
+    /// All that was wanted was read.
+    whole: bool,
+}
+
+fn outline(file: &mut File, len: u64, container: Container) -> io::Result<Outline> {
+    let until = Instant::now() + STRUCTURE_LIMIT;
+    let goes_on = || Instant::now() < until;
+    let mut source = Source::new(file, len, &goes_on)?;
+    let (complete, fragmented, end_ns) = match container {
+        Container::Mp4 => {
+            let found = structure::mp4(&mut source)?;
+            let end_ns = match found.index {
+                Some(index) if !found.fragments.is_empty() => {
+                    fragments::end(&mut source, index, &found.fragments)?
+                }
+                _ => None,
+            };
+            (found.complete, !found.fragments.is_empty(), end_ns)
+        }
+        Container::Matroska => {
+            let complete = structure::matroska(&mut source)?;
+            (complete, false, clusters::duration(&mut source)?)
+        }
+    };
+    Ok(Outline {
+        complete,
+        fragmented,
+        end_ns,
+        whole: !source.gave_up(),
     })
 }
 
@@ -208,9 +269,15 @@ fn found_type(file: &File) -> Result<Result<gst::Caps, String>, ProbeError> {
     }
 }
 
-type Found = (Vec<Stream>, Option<u64>);
+/// What GStreamer finds in a file.
+struct Found {
+    streams: Vec<Stream>,
+    /// When the first frame is shown, after the film's beginning.
+    begin: Option<gst::ClockTime>,
+    duration_ns: Option<u64>,
+}
 
-/// The file's streams and duration, or what GStreamer says against it.
+/// What is in the file, or what GStreamer says against it.
 fn demultiplexed(file: &File, container: Container) -> Result<Result<Found, String>, ProbeError> {
     let demuxer = match container {
         Container::Mp4 => "qtdemux",
@@ -222,8 +289,8 @@ fn demultiplexed(file: &File, container: Container) -> Result<Result<Found, Stri
         // Reading stops at the first frame: what is wanted is known by then.
         let (data, end) = (told.clone(), told.clone());
         let frames = gst::PadProbeType::BLOCK | gst::PadProbeType::BUFFER;
-        pad.add_probe(frames | gst::PadProbeType::BUFFER_LIST, move |_, _| {
-            let _ = data.send(Heard::Data);
+        pad.add_probe(frames | gst::PadProbeType::BUFFER_LIST, move |pad, info| {
+            let _ = data.send(Heard::Data(shown_at(pad, info)));
             gst::PadProbeReturn::Ok
         });
         pad.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, move |_, info| {
@@ -242,13 +309,13 @@ fn demultiplexed(file: &File, container: Container) -> Result<Result<Found, Stri
     });
     pipeline.start();
     let mut pads = Vec::new();
-    let (mut all_pads, mut data) = (false, false);
-    while !(all_pads && data) {
+    let (mut all_pads, mut data) = (false, None);
+    while !all_pads || data.is_none() {
         match pipeline.next() {
             Heard::Pad(pad) if pads.len() < MOST_STREAMS => pads.push(pad),
             Heard::NoMorePads => all_pads = true,
-            Heard::Data => data = true,
-            Heard::End if !data => return Ok(Err("there is nothing in it".to_owned())),
+            Heard::Data(at) => data = data.or(Some(at)),
+            Heard::End if data.is_none() => return Ok(Err("there is nothing in it".to_owned())),
             Heard::Error(said) => return Ok(Err(said)),
             Heard::Pad(_) | Heard::Type(_) | Heard::End => {}
         }
@@ -262,7 +329,23 @@ fn demultiplexed(file: &File, container: Container) -> Result<Result<Found, Stri
         let caps = pad.current_caps()?;
         Some(describe::stream(&pad.name(), &caps, language(pad)))
     });
-    Ok(Ok((streams.collect(), duration.filter(|ns| *ns > 0))))
+    Ok(Ok(Found {
+        streams: streams.collect(),
+        begin: data.flatten(),
+        duration_ns: duration.filter(|ns| *ns > 0),
+    }))
+}
+
+/// When a frame is shown, after its film's beginning.
+fn shown_at(pad: &gst::Pad, info: &gst::PadProbeInfo<'_>) -> Option<gst::ClockTime> {
+    let pts = match &info.data {
+        Some(gst::PadProbeData::Buffer(buffer)) => buffer.pts(),
+        Some(gst::PadProbeData::BufferList(list)) => list.get(0)?.pts(),
+        _ => None,
+    }?;
+    let event = pad.sticky_event::<gst::event::Segment>(0)?;
+    let segment = event.segment().downcast_ref::<gst::ClockTime>()?;
+    segment.to_stream_time(pts)
 }
 
 /// The language a stream's tags state.

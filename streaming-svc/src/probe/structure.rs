@@ -1,11 +1,16 @@
 //! Whether a file is all there, told from the lengths it states: a copy that was cut short is
-//! named as such, rather than by whatever a parser stumbles over. Pure, and reads a few bytes of
-//! each top-level part only.
+//! named as such, rather than by whatever a parser stumbles over. Reads a few bytes of each top-level
+//! part only.
 
-use std::io::{self, Read, Seek, SeekFrom};
+use super::{
+    boxes::{self, Part},
+    ebml,
+    source::Source,
+};
+use std::io::{self, Read, Seek};
 
-/// Parts looked at before giving up on finding the end; a long fragmented MP4 has thousands.
-const MOST_PARTS: u32 = 200_000;
+/// Fragments remembered: of half a second each, those of six days.
+const MOST_FRAGMENTS: usize = 1_000_000;
 
 /// What the outermost structure says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,10 +24,16 @@ pub(super) enum Completeness {
 }
 
 impl Completeness {
-    /// What is wrong, for people.
-    pub(super) fn complaint(self) -> Option<String> {
+    /// What is wrong, for people, with a file that is fragmented or not.
+    pub(super) fn complaint(self, fragmented: bool) -> Option<String> {
         match self {
             Self::Complete => None,
+            // Half a copy, or a recording that was interrupted: they look the same.
+            Self::CutShort(missing) if fragmented => Some(format!(
+                "the file is incomplete: {missing} bytes are missing at its end; copy it again, or \
+                 if its recording was interrupted, keep what there is with \
+                 `ffmpeg -i FILE -c copy NEW-FILE`"
+            )),
             Self::CutShort(missing) => Some(format!(
                 "the file is incomplete: {missing} bytes are missing at its end; copy it again"
             )),
@@ -35,84 +46,65 @@ impl Completeness {
     }
 }
 
-/// Looks at an MP4 or MOV of `len` bytes.
-///
-/// # Errors
-///
-/// When the file cannot be read.
-pub(super) fn mp4(file: &mut (impl Read + Seek), len: u64) -> io::Result<Completeness> {
-    let mut at = 0u64;
-    let mut index = false;
-    for _ in 0..MOST_PARTS {
-        let Some(header) = bytes::<8>(file, at, len)? else {
-            break;
-        };
-        let [a, b, c, d, kind @ ..] = header;
-        let size = match u32::from_be_bytes([a, b, c, d]) {
-            // To the end of the file.
-            0 => len - at,
-            1 => match bytes::<8>(file, at + 8, len)? {
-                Some(large) => u64::from_be_bytes(large),
-                None => break,
-            },
-            n => u64::from(n),
-        };
-        if size < 8 {
-            // No part's size: there is something else at the end.
-            break;
-        }
-        let Some(end) = at.checked_add(size) else {
-            break;
-        };
-        match &kind {
-            b"moov" | b"mdat" | b"moof" if end > len => {
-                return Ok(Completeness::CutShort(end - len));
-            }
-            b"moov" => index = true,
-            _ => {}
-        }
-        at = end;
-    }
-    Ok(if index {
-        Completeness::Complete
-    } else {
-        Completeness::NoIndex
-    })
+/// What an MP4 consists of.
+#[derive(Debug)]
+pub(super) struct Outline {
+    /// Whether it is all there.
+    pub complete: Completeness,
+    /// Its index (`moov`).
+    pub index: Option<Part>,
+    /// Its fragments (`moof`), those that are all there; none in a usual file.
+    pub fragments: Vec<Part>,
 }
 
-/// Looks at a Matroska or WebM file of `len` bytes.
+/// Looks at an MP4 or MOV.
 ///
 /// # Errors
 ///
 /// When the file cannot be read.
-pub(super) fn matroska(file: &mut (impl Read + Seek), len: u64) -> io::Result<Completeness> {
-    const SEGMENT: u32 = 0x1853_8067;
-    let mut at = 0u64;
+pub(super) fn mp4<R: Read + Seek>(source: &mut Source<'_, R>) -> io::Result<Outline> {
+    let len = source.len();
+    let mut outline = Outline {
+        complete: Completeness::Complete,
+        index: None,
+        fragments: Vec::new(),
+    };
+    let mut at = 0;
+    // Ends where there is something else than a part.
+    while let Some(part) = boxes::part(source, at, len)? {
+        match &part.kind {
+            b"moov" | b"mdat" | b"moof" if part.end > len => {
+                outline.complete = Completeness::CutShort(part.end - len);
+                return Ok(outline);
+            }
+            b"moov" => outline.index = outline.index.or(Some(part)),
+            b"moof" if outline.fragments.len() < MOST_FRAGMENTS => outline.fragments.push(part),
+            _ => {}
+        }
+        at = part.end;
+    }
+    if outline.index.is_none() && !source.gave_up() {
+        outline.complete = Completeness::NoIndex;
+    }
+    Ok(outline)
+}
+
+/// Looks at a Matroska or WebM file.
+///
+/// # Errors
+///
+/// When the file cannot be read.
+pub(super) fn matroska<R: Read + Seek>(source: &mut Source<'_, R>) -> io::Result<Completeness> {
+    let len = source.len();
+    let mut at = 0;
     // The header, the segment, and whatever void is between.
     for _ in 0..16 {
-        let Some(head) = bytes::<4>(file, at, len)? else {
-            break;
-        };
-        // An id's length is the number of its leading zero bits, and one.
-        let id_len = u64::from(head[0].leading_zeros()) + 1;
-        if id_len > 4 {
-            break;
-        }
-        let id = u32::from_be_bytes(head);
-        let Some(first) = bytes::<1>(file, at + id_len, len)? else {
-            break;
-        };
-        let size_len = first[0].leading_zeros() + 1;
-        let Some(size) = element_size(file, at + id_len, size_len, len)? else {
-            break;
-        };
-        let Some(end) = at
-            .checked_add(id_len + u64::from(size_len))
-            .and_then(|body| body.checked_add(size))
+        // A live recording's length is not known.
+        let Some((id, end)) = ebml::element(source, at, len)?.and_then(|it| Some((it.id, it.end?)))
         else {
             break;
         };
-        if id == SEGMENT && id_len == 4 {
+        if id == ebml::SEGMENT {
             return Ok(match end.saturating_sub(len) {
                 0 => Completeness::Complete,
                 missing => Completeness::CutShort(missing),
@@ -121,46 +113,6 @@ pub(super) fn matroska(file: &mut (impl Read + Seek), len: u64) -> io::Result<Co
         at = end;
     }
     Ok(Completeness::Complete)
-}
-
-/// A Matroska element's size; `None` when it is unknown (a live recording) or not there.
-fn element_size(
-    file: &mut (impl Read + Seek),
-    at: u64,
-    size_len: u32,
-    len: u64,
-) -> io::Result<Option<u64>> {
-    if size_len > 8 {
-        return Ok(None);
-    }
-    let mut value = 0u64;
-    for i in 0..u64::from(size_len) {
-        let Some([byte]) = bytes::<1>(file, at + i, len)? else {
-            return Ok(None);
-        };
-        value = value << 8 | u64::from(byte);
-    }
-    // Seven bits of each byte are the size; all of them set mean that it is not known.
-    let most = (1u64 << (7 * size_len)) - 1;
-    Ok(Some(value & most).filter(|size| *size != most))
-}
-
-/// `N` bytes at a place; `None` beyond the end.
-fn bytes<const N: usize>(
-    file: &mut (impl Read + Seek),
-    at: u64,
-    len: u64,
-) -> io::Result<Option<[u8; N]>> {
-    if at.checked_add(N as u64).is_none_or(|end| end > len) {
-        return Ok(None);
-    }
-    file.seek(SeekFrom::Start(at))?;
-    let mut bytes = [0; N];
-    match file.read_exact(&mut bytes) {
-        Ok(()) => Ok(Some(bytes)),
-        Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
-        Err(e) => Err(e),
-    }
 }
 
 #[cfg(test)]
@@ -177,11 +129,13 @@ mod tests {
     }
 
     fn of_mp4(data: &[u8]) -> Completeness {
-        mp4(&mut Cursor::new(data), data.len() as u64).unwrap()
+        let mut source = Source::new(Cursor::new(data), data.len() as u64, &|| true).unwrap();
+        mp4(&mut source).unwrap().complete
     }
 
     fn of_matroska(data: &[u8]) -> Completeness {
-        matroska(&mut Cursor::new(data), data.len() as u64).unwrap()
+        let mut source = Source::new(Cursor::new(data), data.len() as u64, &|| true).unwrap();
+        matroska(&mut source).unwrap()
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! The library on real directories with real clips, made here by ffmpeg.
 
+mod coming;
 mod formats;
 mod node;
+mod unstated;
 
 use node::{Node, clip, has, probe_command};
 use std::{
@@ -105,30 +107,6 @@ async fn directories_may_come_later() {
 }
 
 #[tokio::test]
-async fn an_unreadable_file_is_a_problem_and_no_more() {
-    if nix::unistd::geteuid().is_root() {
-        println!("skipped: the superuser can read everything");
-        return;
-    }
-    use std::os::unix::fs::PermissionsExt as _;
-    let node = Node::new();
-    clip(&node.at("good.mp4"), &[]);
-    clip(&node.at("locked.mp4"), &["-t", "1"]);
-    fs::create_dir(node.at("closed")).unwrap();
-    for name in ["locked.mp4", "closed"] {
-        fs::set_permissions(node.at(name), fs::Permissions::from_mode(0o000)).unwrap();
-    }
-    let running = node.start().await;
-    running.library.scanned().await;
-    assert_eq!(running.library.films().len(), 1);
-    let problems = running.library.problems();
-    assert_eq!(problems.len(), 2, "{problems:?}");
-    assert!(problems.iter().all(|p| p.reason.contains("permissions")));
-    running.stop().await;
-    fs::set_permissions(node.at("closed"), fs::Permissions::from_mode(0o700)).unwrap();
-}
-
-#[tokio::test]
 async fn nothing_is_hashed_twice_over_a_restart() {
     let node = Node::new();
     clip(&node.at("a.mp4"), &[]);
@@ -217,33 +195,6 @@ async fn files_come_change_and_go() {
     fs::remove_file(node.at("better name.mp4")).unwrap();
     assert_eq!(running.event().await, LibraryEvent::Removed(film.id));
     assert_eq!(running.library.films(), []);
-    running.stop().await;
-}
-
-#[tokio::test]
-async fn a_half_copied_file_is_looked_at_again() {
-    let node = Node::new();
-    clip(&node.state.path().join("whole.mp4"), &[]);
-    let data = fs::read(node.state.path().join("whole.mp4")).unwrap();
-    let mut running = node.start().await;
-    fs::write(node.at("a.mp4"), &data[..data.len() / 2]).unwrap();
-    let LibraryEvent::Added(half) = running.event().await else {
-        panic!("not added");
-    };
-    assert!(
-        half.facts
-            .unplayable
-            .as_deref()
-            .unwrap()
-            .contains("incomplete")
-    );
-    fs::write(node.at("a.mp4"), &data).unwrap();
-    assert_eq!(running.event().await, LibraryEvent::Removed(half.id));
-    let LibraryEvent::Added(whole) = running.event().await else {
-        panic!("not added");
-    };
-    assert_eq!(whole.facts.unplayable, None);
-    assert_ne!(whole.id, half.id);
     running.stop().await;
 }
 

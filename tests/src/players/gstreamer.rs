@@ -44,7 +44,6 @@ impl Player {
         playbin.connect("source-setup", false, move |values| {
             let source: gst::Element = values.get(1)?.get().ok()?;
             source.set_property_from_str("protocols", transport.name());
-            source.set_property("latency", 200u32);
             None
         });
         let pad = video.static_pad("sink").context("a sink has a pad")?;

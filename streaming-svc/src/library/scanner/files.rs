@@ -14,10 +14,20 @@ use crate::{
 use iceflix_core::api::MediaId;
 use std::{
     fs,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     time::{Instant, SystemTime},
 };
 use tracing::{debug, info, warn};
+
+/// When a file's permissions, owner or content last changed: seconds and nanoseconds since 1970.
+pub(super) type ChangeTime = (i64, i64);
+
+/// `None` when the file is gone.
+fn change_time(path: &Path) -> Option<ChangeTime> {
+    let meta = fs::symlink_metadata(path).ok()?;
+    Some((meta.ctime(), meta.ctime_nsec()))
+}
 
 impl Scanner {
     /// Compares what is there with what was known.
@@ -45,7 +55,9 @@ impl Scanner {
     fn noticed(&mut self, path: &Path, stamp: Stamp) {
         if let Some(file) = self.files.get(path) {
             let wanted = match &file.status {
-                Status::Failed { again, .. } => *again <= Instant::now(),
+                Status::Failed { again, changed, .. } => {
+                    *again <= Instant::now() || change_time(path) != *changed
+                }
                 _ => false,
             };
             if file.stamp == stamp {
@@ -220,6 +232,7 @@ impl Scanner {
         let status = Status::Failed {
             reason: reason.to_owned(),
             again: Instant::now() + wait,
+            changed: change_time(path),
         };
         self.waits.insert(path.to_owned(), wait);
         self.set_status(path, stamp, status);
