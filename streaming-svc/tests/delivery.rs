@@ -208,12 +208,13 @@ fn silent_sessions_expire() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_description_names_the_host() {
+async fn the_description_names_the_film_and_the_host() {
     let folder = folder();
     let delivery = start();
     let (stream, _) = mount(&delivery, Clip::mp4(3).make(&folder));
     let sdp = delivery.sdp(&stream, LOCALHOST).await.unwrap();
     assert!(sdp.contains("IN IP4 127.0.0.1"), "{sdp}");
+    assert!(sdp.contains("\r\ns=clip\r\n"), "its title: {sdp}");
     assert!(sdp.contains("a=range:npt=0-3"), "{sdp}");
     assert!(
         sdp.contains("H264/90000") && sdp.contains("m=audio"),

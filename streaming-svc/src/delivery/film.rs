@@ -89,6 +89,11 @@ impl FilmMedia {
         }
     }
 
+    /// What the film is called, as far as its file says.
+    pub(super) fn title(&self) -> Option<&str> {
+        self.imp().title.get().map(String::as_str)
+    }
+
     /// Helps a PLAY that stands still, in both ways in which it can with gst-rtsp-server 1.22.0:
     ///
     /// - It fetches packets for TCP from its sinks while it holds the track's lock, and waits there
@@ -229,6 +234,7 @@ fn cut(bin: &gst::Bin) {
 
 mod imp {
     use super::{FilmSource, build, cut};
+    use crate::library::film_name;
     use gst::{glib, prelude::*, subclass::prelude::*};
     use gst_rtsp_server::{gst_rtsp, prelude::*, subclass::prelude::*};
     use std::{
@@ -283,15 +289,15 @@ mod imp {
 
         fn configure(&self, media: &gst_rtsp_server::RTSPMedia) {
             self.parent_configure(media);
-            let duration = self.film.get().and_then(|film| film.facts.duration_ns);
-            if let (Some(media), Some(duration)) =
-                (media.downcast_ref::<super::FilmMedia>(), duration)
-            {
-                // Configured once, so it cannot be set already.
-                let _ = media
-                    .imp()
-                    .duration
-                    .set(gst::ClockTime::from_nseconds(duration));
+            let media = media.downcast_ref::<super::FilmMedia>();
+            let Some((film, media)) = self.film.get().zip(media) else {
+                return;
+            };
+            // Configured once, so neither can be set already.
+            let _ = media.imp().title.set(film_name(&film.path));
+            if let Some(duration) = film.facts.duration_ns {
+                let duration = gst::ClockTime::from_nseconds(duration);
+                let _ = media.imp().duration.set(duration);
             }
         }
     }
@@ -314,6 +320,7 @@ mod imp {
         duration: OnceLock<gst::ClockTime>,
         /// Where GStreamer said that the film ends before any player asked for less.
         own_stop: OnceLock<Option<gst::ClockTime>>,
+        pub(super) title: OnceLock<String>,
         pub(super) answering: AtomicBool,
         heard: Mutex<u32>,
         news: Condvar,

@@ -95,7 +95,7 @@ mod imp {
     use super::{super::film::FilmMedia, stream_of};
     use gst::{glib, prelude::*, subclass::prelude::*};
     use gst_rtsp_server::{
-        RTSPClient, RTSPContext, RTSPSession, RTSPSessionMedia,
+        RTSPClient, RTSPContext, RTSPMedia, RTSPSession, RTSPSessionMedia,
         gst_rtsp::{RTSPStatusCode, RTSPUrl},
         prelude::*,
         subclass::prelude::*,
@@ -226,6 +226,15 @@ mod imp {
             let path = self.parent_make_path_from_uri(url);
             self.begin(path.as_deref());
             path
+        }
+
+        /// Players show the session's name as the title.
+        fn create_sdp(&self, media: &RTSPMedia) -> Option<gst_sdp::SDPMessage> {
+            let mut sdp = self.parent_create_sdp(media)?;
+            if let Some(title) = media.downcast_ref().and_then(FilmMedia::title) {
+                sdp.set_session_name(title);
+            }
+            Some(sdp)
         }
 
         fn pre_setup_request(&self, _ctx: &RTSPContext) -> RTSPStatusCode {
