@@ -102,7 +102,7 @@ fn be_service(kind: &str) -> ExitCode {
         Ok(Kind::Main) => service::run::<main_svc::MainServer>(),
         Ok(Kind::Auth) => service::run::<auth_svc::AuthServer>(),
         Ok(Kind::Catalog) => service::run::<catalog_svc::CatalogServer>(),
-        Ok(Kind::Streaming) => service::run::<streaming_svc::StreamingServer>(),
+        Ok(Kind::Streaming) => streaming_svc::run(),
         Err(error) => {
             eprintln!("{}: {error}", world::SERVICE);
             ExitCode::from(2)

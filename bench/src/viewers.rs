@@ -20,7 +20,7 @@ use std::{
 use tokio::task::JoinHandle;
 
 /// How long after the last viewer left the node is looked at again.
-const AFTERWARDS: Duration = Duration::from_secs(3);
+const AFTERWARDS: Duration = Duration::from_secs(6);
 
 /// What the viewers share with who watches them.
 #[derive(Default)]

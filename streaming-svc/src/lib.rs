@@ -6,10 +6,12 @@
 //! | [`probe`] | what a file is, learned in a process of its own |
 //! | [`delivery`] | the RTSP server, the only part that plays anything |
 //! | [`streams`] | which streams were authorised, and until when |
+//! | [`memory`] | what ended streams leave behind goes back to the system |
 
 pub mod delivery;
 pub mod facts;
 pub mod library;
+pub mod memory;
 pub mod probe;
 mod service;
 pub mod streams;
@@ -34,6 +36,7 @@ use service::StreamingService;
 use std::{
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
+    process::ExitCode,
     sync::Arc,
     time::Duration,
 };
@@ -105,6 +108,12 @@ pub struct StreamingServer {
     stop_library: CancellationToken,
     _speaker: Arc<Speaker>,
     _announcing: AbortOnDropHandle<()>,
+}
+
+/// The whole `main` of a streaming node: to be called first thing, and once.
+pub fn run() -> ExitCode {
+    memory::prepare();
+    iceflix_core::service::run::<StreamingServer>()
 }
 
 impl StreamingServer {

@@ -10,5 +10,5 @@ fn main() -> ExitCode {
     {
         return streaming_svc::probe::worker_main();
     }
-    iceflix_core::service::run::<streaming_svc::StreamingServer>()
+    streaming_svc::run()
 }

@@ -2,7 +2,10 @@
 
 mod lifetime;
 
-use crate::delivery::{Delivery, DeliveryError, FilmSource};
+use crate::{
+    delivery::{Delivery, DeliveryError, FilmSource},
+    memory,
+};
 use dashmap::DashMap;
 use iceflix_core::{
     api::{
@@ -13,10 +16,17 @@ use iceflix_core::{
 };
 use lifetime::{Lifetime, Next};
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 use tokio::{sync::watch, time::Instant};
+
+/// How long after a stream's end memory is given back, and how seldom: its threads need a moment to
+/// end, and streams that end together are paid for once.
+const TIDY: Duration = Duration::from_secs(3);
 
 /// For how long an ended stream is remembered, so that its controller learns why it ended.
 const REMEMBERED: Duration = Duration::from_secs(60);
@@ -31,16 +41,22 @@ struct Inner {
     delivery: Delivery,
     verifier: Verifier,
     streams: DashMap<StreamId, Arc<Entry>>,
+    /// Set while memory is about to be given back.
+    tidying: AtomicBool,
 }
 
 struct Entry {
     media: MediaId,
-    /// Whose token it rests on now.
-    identity: Mutex<Identity>,
-    lifetime: Mutex<Lifetime>,
+    held: Mutex<Held>,
     /// Counts renewals, for the task that keeps it.
     renewed: watch::Sender<u64>,
     state: watch::Sender<State>,
+}
+
+/// What a stream rests on: together, so that a renewal is never taken for the token it replaces.
+struct Held {
+    identity: Identity,
+    lifetime: Lifetime,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,6 +104,7 @@ impl Streams {
                 delivery,
                 verifier,
                 streams: DashMap::new(),
+                tidying: AtomicBool::new(false),
             }),
         }
     }
@@ -107,8 +124,10 @@ impl Streams {
         let deadline = Instant::now() + left(&identity);
         let entry = Arc::new(Entry {
             media,
-            identity: Mutex::new(identity),
-            lifetime: Mutex::new(Lifetime::until(deadline)),
+            held: Mutex::new(Held {
+                identity,
+                lifetime: Lifetime::until(deadline),
+            }),
             renewed: watch::channel(0).0,
             state: watch::channel(State::Playing).0,
         });
@@ -120,11 +139,11 @@ impl Streams {
     /// A stream that has not ended.
     pub fn get(&self, id: &StreamId) -> Option<Seen> {
         let entry = self.entry(id).filter(|entry| entry.ended().is_none())?;
-        let identity = lock(&entry.identity);
+        let held = lock(&entry.held);
         Some(Seen {
             media: entry.media,
-            user: identity.user.clone(),
-            left: left(&identity),
+            user: held.identity.user.clone(),
+            left: left(&held.identity),
         })
     }
 
@@ -133,8 +152,11 @@ impl Streams {
         let Some(entry) = self.entry(id).filter(|entry| entry.ended().is_none()) else {
             return false;
         };
-        lock(&entry.lifetime).renew(Instant::now() + left(&identity));
-        *lock(&entry.identity) = identity;
+        {
+            let mut held = lock(&entry.held);
+            held.lifetime.renew(Instant::now() + left(&identity));
+            held.identity = identity;
+        }
         entry.state.send_if_modified(|state| {
             let wanted = *state == State::Wanted;
             if wanted {
@@ -200,10 +222,14 @@ impl Inner {
         let mut said = self.verifier.changes();
         let mut state = entry.state.subscribe();
         while entry.ended().is_none() {
-            if self.verifier.is_revoked(&lock(&entry.identity)) {
-                lock(&entry.lifetime).revoke(Instant::now());
-            }
-            let next = lock(&entry.lifetime).next(Instant::now());
+            let next = {
+                let mut held = lock(&entry.held);
+                let now = Instant::now();
+                if self.verifier.is_revoked(&held.identity) {
+                    held.lifetime.revoke(now);
+                }
+                held.lifetime.next(now)
+            };
             match next {
                 Next::Wait(until) | Next::Renewal(until) => {
                     let wanted = matches!(next, Next::Renewal(_));
@@ -228,7 +254,7 @@ impl Inner {
         self.streams.remove(&id);
     }
 
-    async fn end(&self, id: &StreamId, entry: &Entry, reason: EndReason) {
+    async fn end(self: &Arc<Self>, id: &StreamId, entry: &Entry, reason: EndReason) {
         let first = entry.state.send_if_modified(|state| {
             let first = !matches!(state, State::Ended(_));
             if first {
@@ -241,5 +267,16 @@ impl Inner {
         }
         // Whoever ends an ended stream also waits until nothing flows.
         self.delivery.remove_stream(id).await;
+        if first && !self.tidying.swap(true, Ordering::Relaxed) {
+            tokio::spawn(Arc::clone(self).tidy());
+        }
+    }
+
+    async fn tidy(self: Arc<Self>) {
+        tokio::time::sleep(TIDY).await;
+        // Streams that end from here on ask for it again.
+        self.tidying.store(false, Ordering::Relaxed);
+        // Fails only when the node stops.
+        let _ = tokio::task::spawn_blocking(memory::give_back).await;
     }
 }

@@ -53,7 +53,7 @@ async fn sockets_and_threads_are_given_back_when_streams_end() {
 
     let mut baseline = None;
     // The first round fills pools that stay.
-    for round in 0..3 {
+    for round in 0..5 {
         let before = taken();
         let mut watched = Vec::new();
         let mut players = Vec::new();
