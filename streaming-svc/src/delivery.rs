@@ -167,11 +167,17 @@ impl Delivery {
         format!("rtsp://{authority}/{stream}")
     }
 
-    /// The stream's session description, as a player gets it, with `host` for its address.
+    /// The stream's session description, as a player gets it, but naming the address `client` to
+    /// which the media go, and the address `host` by which it reaches this node.
     ///
     /// # Errors
     /// When there is no such stream, or its file cannot be read any more.
-    pub async fn sdp(&self, stream: &StreamId, host: IpAddr) -> Result<String, DeliveryError> {
+    pub async fn sdp(
+        &self,
+        stream: &StreamId,
+        host: IpAddr,
+        client: IpAddr,
+    ) -> Result<String, DeliveryError> {
         if !self.engine.has(stream) {
             return Err(DeliveryError::UnknownStream);
         }
@@ -189,7 +195,11 @@ impl Delivery {
             vec![bound]
         };
         match sdp::describe(&reachable, &self.url(stream, host)).await {
-            Ok(text) => Ok(sdp::with_host(&text, host.to_canonical())),
+            Ok(text) => Ok(sdp::between(
+                &text,
+                host.to_canonical(),
+                client.to_canonical(),
+            )),
             // It was ended in between.
             Err(DescribeError::Refused(404)) if !self.engine.has(stream) => {
                 Err(DeliveryError::UnknownStream)

@@ -31,6 +31,8 @@ pub struct StreamingService {
     stop: CancellationToken,
     /// The address of ours by which the caller reached us: by it players will, too.
     host: IpAddr,
+    /// The caller's own address.
+    client: IpAddr,
 }
 
 fn failed(error: DeliveryError) -> StreamError {
@@ -69,6 +71,7 @@ impl StreamingService {
             verifier: node.verifier.clone(),
             stop: node.stop.clone(),
             host: node.address().ip(),
+            client: node.address().ip(),
         }
     }
 
@@ -76,6 +79,7 @@ impl StreamingService {
     pub fn facing(&self, peer: Peer) -> Self {
         Self {
             host: peer.local.ip(),
+            client: peer.address.ip(),
             ..self.clone()
         }
     }
@@ -133,7 +137,8 @@ impl Streaming for StreamingService {
 
     async fn sdp(self, _: Context, token: Token, stream: StreamId) -> Result<String, StreamError> {
         self.own(&token, &stream).await?;
-        self.delivery.sdp(&stream, self.host).await.map_err(failed)
+        let sdp = self.delivery.sdp(&stream, self.host, self.client);
+        sdp.await.map_err(failed)
     }
 
     async fn refresh_authentication(

@@ -110,7 +110,7 @@ async fn unknown_and_ended_streams_are_not_found() {
     assert_eq!(Player::connect(&url).request("DESCRIBE", &[]).status, 200);
     delivery.remove_stream(&stream).await;
     assert_eq!(Player::connect(&url).request("DESCRIBE", &[]).status, 404);
-    let sdp = delivery.sdp(&stream, LOCALHOST).await;
+    let sdp = delivery.sdp(&stream, LOCALHOST, LOCALHOST).await;
     assert!(matches!(sdp, Err(DeliveryError::UnknownStream)), "{sdp:?}");
     delivery.shutdown().await;
 }
@@ -212,7 +212,7 @@ async fn the_description_names_the_film_and_the_host() {
     let folder = folder();
     let delivery = start();
     let (stream, _) = mount(&delivery, Clip::mp4(3).make(&folder));
-    let sdp = delivery.sdp(&stream, LOCALHOST).await.unwrap();
+    let sdp = delivery.sdp(&stream, LOCALHOST, LOCALHOST).await.unwrap();
     assert!(sdp.contains("IN IP4 127.0.0.1"), "{sdp}");
     assert!(sdp.contains("\r\ns=clip\r\n"), "its title: {sdp}");
     assert!(sdp.contains("a=range:npt=0-3"), "{sdp}");

@@ -3,19 +3,31 @@
 // Helpers of tests, which clippy does not see as tests.
 #![allow(clippy::unwrap_used)]
 
-use iceflix_core::{api::Kind, service::Server};
+use iceflix_core::{
+    api::Kind,
+    bus::{Bus, BusConfig},
+    service::Server,
+};
 use iceflix_tests::{
-    cluster::{ADMIN_PASSWORD, Cluster, film, until_listed, wait_for},
+    cluster::{ADMIN_PASSWORD, Cluster, PATIENCE, film, until_listed, wait_for},
     person::{Staying, told},
     process::{Process, clean, program},
 };
 use main_svc::MainServer;
 use std::{
     fs::File,
+    io::Write as _,
     net::{Ipv4Addr, UdpSocket},
     path::Path,
     process::{Command, Output, Stdio},
+    time::Duration,
 };
+
+/// Says that something was not tested, also where the words of tests that pass are not shown.
+fn skipped(why: &str) {
+    // What cannot be said is not worth failing for.
+    let _ = writeln!(std::io::stderr(), "SKIPPED: {why}");
+}
 
 /// Whether there is multicast on this machine's loopback, where what is not encrypted stays.
 fn multicast_works() -> std::io::Result<()> {
@@ -26,7 +38,7 @@ fn multicast_works() -> std::io::Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn nodes_on_one_machine_find_each_other_with_nothing_configured() {
     if let Err(error) = multicast_works() {
-        println!("SKIPPED: this machine has no multicast: {error}");
+        skipped(&format!("this machine has no multicast: {error}"));
         return;
     }
     let mut cluster = Cluster::empty();
@@ -38,9 +50,18 @@ async fn nodes_on_one_machine_find_each_other_with_nothing_configured() {
         common
     };
     let (main, auth, catalog) = (alone(Kind::Main), alone(Kind::Auth), alone(Kind::Catalog));
-    // A cluster of another name beside it stays apart.
+    // A cluster of another name beside it stays apart: on its bus there is nobody of ours.
     let mut foreign = alone(Kind::Catalog);
     foreign.cluster = format!("{}-x", cluster.name()).parse().unwrap();
+    let beside = BusConfig {
+        cluster: foreign.cluster.to_string(),
+        listen: foreign.bus_listen.clone(),
+        connect: Vec::new(),
+        scouting: true,
+        interface: "lo".to_owned(),
+    };
+    let beside = Bus::open(&beside).await.unwrap();
+    let mut there = beside.watch_alive("iceflix/**").await.unwrap();
     let common = main;
     let main = MainServer::bind(main_svc::Config { common }).await.unwrap();
     let foreign = catalog_svc::Config { common: foreign };
@@ -54,11 +75,14 @@ async fn nodes_on_one_machine_find_each_other_with_nothing_configured() {
     let catalog = catalog_svc::CatalogServer::bind(catalog).await.unwrap();
     let took = until_listed(main.address(), |all| all.len() == 3).await;
     println!("all found each other by multicast after {took:?}");
-    until_listed(main.address(), |all| {
-        all.iter()
-            .all(|instance| instance.endpoint != foreign.address())
-    })
-    .await;
+    let seen = tokio::time::timeout(PATIENCE, there.next()).await;
+    let seen = seen.expect("the foreign catalogue is found").unwrap().key;
+    let theirs = format!("iceflix/{}-x/", cluster.name());
+    assert!(seen.starts_with(&theirs), "{seen}");
+    // All of ours have been there for longer.
+    let more = tokio::time::timeout(Duration::from_millis(500), there.next()).await;
+    assert!(more.is_err(), "{more:?}");
+    beside.close().await;
     catalog.shutdown().await;
     auth.shutdown().await;
     foreign.shutdown().await;
@@ -81,7 +105,7 @@ impl Lan {
         let made = Self::script(&["make", &lan.0, &machines.to_string()]);
         if !made.status.success() {
             let why = String::from_utf8_lossy(&made.stderr);
-            println!("SKIPPED: no network namespaces here: {why}");
+            skipped(&format!("no network namespaces here: {why}"));
             return None;
         }
         Some(lan)
@@ -229,6 +253,17 @@ async fn a_film_plays_on_another_machine_of_the_lan() {
     let line = url.line();
     let rtsp = line.trim();
     assert!(rtsp.starts_with("rtsp://10.77.0.1:"), "{rtsp}");
+    // The description comes from the film, the node's address and the client's.
+    let sdp = told(client(&["sdp", &id]).spawn().unwrap())
+        .with_code(0)
+        .stdout;
+    let says = |what: &dyn Fn(&str) -> bool| sdp.lines().any(what);
+    assert!(says(&|line| line == "s=film"), "{sdp}");
+    assert!(says(&|line| line == "c=IN IP4 10.77.0.2"), "{sdp}");
+    assert!(
+        says(&|line| line.starts_with("o=") && line.ends_with("IN IP4 10.77.0.1")),
+        "{sdp}"
+    );
     for transport in ["tcp", "udp"] {
         let mut ffmpeg = lan.on(2, Path::new("ffmpeg"));
         ffmpeg

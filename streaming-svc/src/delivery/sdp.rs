@@ -84,19 +84,23 @@ async fn read_answer(
     }
 }
 
-/// Names `host` as the description's origin and as the address that the media come from. Players
-/// are sent the null address there, as RTSP asks; a description that is passed on by itself shall
-/// say where its film is.
-pub(super) fn with_host(sdp: &str, host: IpAddr) -> String {
-    let kind = if host.is_ipv4() { "IP4" } else { "IP6" };
+/// Names `host` as the description's origin, and `client` as where the media go (RFC 8866, 5.2 and
+/// 5.7). A player that asks by RTSP is sent the null address there, since it says itself in SETUP
+/// where it wants them (RFC 2326, C.1.7); a description by itself shall say whose it is.
+pub(super) fn between(sdp: &str, host: IpAddr, client: IpAddr) -> String {
+    let named = |address: IpAddr| {
+        let kind = if address.is_ipv4() { "IP4" } else { "IP6" };
+        format!("IN {kind} {address}")
+    };
+    let (origin, connection) = (named(host), named(client));
     let mut text = String::with_capacity(sdp.len() + 64);
     for line in sdp.lines() {
         if line.starts_with("c=IN ") {
-            text.push_str(&format!("c=IN {kind} {host}"));
+            text.push_str(&format!("c={connection}"));
         } else if line.starts_with("o=")
             && let [user, session, version, ..] = line.split(' ').collect::<Vec<_>>()[..]
         {
-            text.push_str(&format!("{user} {session} {version} IN {kind} {host}"));
+            text.push_str(&format!("{user} {session} {version} {origin}"));
         } else {
             text.push_str(line);
         }
@@ -110,14 +114,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_host_is_named_as_origin_and_connection() {
+    fn the_node_is_its_origin_and_the_client_its_connection() {
         let sdp = "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=x\r\nm=video 0 RTP/AVP 96\r\n\
                    c=IN IP4 0.0.0.0\r\na=control:stream=0\r\n";
         let host = "2001:db8::1".parse().unwrap();
+        let client = "2001:db8::2".parse().unwrap();
         assert_eq!(
-            with_host(sdp, host),
+            between(sdp, host, client),
             "v=0\r\no=- 1 1 IN IP6 2001:db8::1\r\ns=x\r\nm=video 0 RTP/AVP 96\r\n\
-             c=IN IP6 2001:db8::1\r\na=control:stream=0\r\n"
+             c=IN IP6 2001:db8::2\r\na=control:stream=0\r\n"
         );
     }
 

@@ -11,7 +11,7 @@ use std::sync::{
 /// How much later than asked MP4 files are sought: the longest frame of AAC at the usual rates from
 /// 24 kHz on (1,024 or, with SBR, 2,048 samples), MP3 or Opus, so that a frame of sound *begins*
 /// between the key frame and the place sought.
-const FRAME_OF_SOUND: gst::ClockTime = gst::ClockTime::from_mseconds(45);
+const FRAME_OF_SOUND: gst::ClockTime = gst::ClockTime::from_mseconds(47);
 
 /// Watches over the outputs of one pipeline's payloaders.
 #[derive(Clone)]
