@@ -348,7 +348,7 @@ fn check_endpoint(endpoint: &str, key: &str) -> Result<(), String> {
 /// Whether connections that are not encrypted may leave this machine: in the project's own
 /// network-namespace tests only.
 pub fn plain_beyond_loopback() -> bool {
-    std::env::var_os("ICEFLIX_PLAINTEXT_NETNS").is_some()
+    std::env::var_os("ICEFLIX_PLAINTEXT_NETNS").is_some_and(|value| value == "1")
 }
 
 /// Refuses to answer plain calls beyond this machine.

@@ -14,6 +14,7 @@ use futures::Stream;
 use nix::{
     errno::Errno,
     fcntl::{Flock, FlockArg},
+    sys::stat::Mode,
 };
 use serde::{Deserialize, Serialize};
 use std::{
@@ -67,6 +68,8 @@ pub trait Server: Sized + Send {
 /// The whole `main` of a service: reads the configuration, starts it, waits for SIGINT or SIGTERM,
 /// and stops it. A second signal ends the process at once.
 pub fn run<S: Server>() -> ExitCode {
+    // What a service keeps (password hashes, keys) is its own, even in a directory others can read.
+    nix::sys::stat::umask(Mode::S_IRWXG | Mode::S_IRWXO);
     let config: S::Config = match config::load(std::env::args_os()) {
         Ok(config) => config,
         // Help and version are errors of clap's, too; it knows where they go.

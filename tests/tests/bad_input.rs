@@ -212,6 +212,16 @@ fn an_address_that_is_not_this_machines_alone_is_refused() {
             "{said}"
         );
     }
+    // The tests' own network is asked for in one way only.
+    for value in ["", "0", "false"] {
+        let mut command = clean(Command::new(program("iceflix-main")));
+        command
+            .arg("--listen=0.0.0.0:0")
+            .env("ICEFLIX_PLAINTEXT_NETNS", value);
+        let log = tempfile::NamedTempFile::new().unwrap();
+        let mut process = Process::start(command, log.path());
+        assert_eq!(process.ends().code(), Some(2), "{}", process.said());
+    }
 }
 
 #[test]

@@ -19,8 +19,9 @@ use iceflix_tests::{
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use std::{
-    fs::File,
+    fs::{File, Permissions},
     net::{SocketAddr, TcpStream},
+    os::unix::fs::PermissionsExt as _,
     path::Path,
     process::{Command, Stdio},
     sync::Arc,
@@ -315,4 +316,28 @@ async fn a_second_signal_ends_a_service_at_once() {
         }
         assert!(unanswered > 0);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_service_keeps_is_its_own_even_in_a_directory_that_others_can_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    std::fs::create_dir(&state).unwrap();
+    std::fs::set_permissions(&state, Permissions::from_mode(0o755)).unwrap();
+    let mut command = bare("auth", dir.path());
+    command.args([
+        "--cluster=life",
+        "--bus-scouting=false",
+        "--listen=127.0.0.1:0",
+    ]);
+    let process = started(command, &dir).await;
+    let mut files = 0;
+    for file in std::fs::read_dir(&state).unwrap() {
+        let file = file.unwrap();
+        let mode = file.metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o077, 0, "{file:?} has mode {mode:o}");
+        files += 1;
+    }
+    assert!(files >= 2, "users and a key");
+    stop(process);
 }
