@@ -18,6 +18,9 @@ pub const SECONDS: f64 = 4.0;
 /// The frames of such a clip.
 pub const FRAMES: usize = 100;
 
+/// How long those play that are made so, in seconds.
+pub const LONG_SECONDS: f64 = 10.0;
+
 /// To be raised when the recipes change: clips of other recipes are not used.
 const RECIPES: u32 = 1;
 
@@ -117,6 +120,8 @@ pub struct Clip {
 pub enum Make {
     /// As ffmpeg does it: an MP4's index is at its end.
     Usual,
+    /// Longer than players buffer, with room for seeks before the end is on its way.
+    Long,
     /// The index comes first.
     FastStart,
     /// An index for every second (fragmented MP4), as recorders write it.
@@ -187,11 +192,15 @@ impl Clip {
 
     fn make_at(&self, path: &Path) -> Result<()> {
         let mut inputs = Vec::new();
+        let seconds = match self.make {
+            Make::Long => LONG_SECONDS,
+            _ => SECONDS,
+        };
         if let Some(video) = self.video {
-            inputs.push(essence(video.name(), video.options(), "testsrc2")?);
+            inputs.push(essence(video.name(), video.options(), "testsrc2", seconds)?);
         }
         if let Some(audio) = self.audio {
-            inputs.push(essence(audio.name(), audio.options(), "sine")?);
+            inputs.push(essence(audio.name(), audio.options(), "sine", seconds)?);
         }
         let mut words: Vec<&str> = match self.make {
             // From within the first second on, which begins with a key frame.
@@ -205,7 +214,7 @@ impl Clip {
             }
         }
         words.extend(match self.make {
-            Make::Usual | Make::Cut => &["-c", "copy"][..],
+            Make::Usual | Make::Cut | Make::Long => &["-c", "copy"][..],
             Make::FastStart => &["-c", "copy", "-movflags", "+faststart"],
             Make::Fragmented => &["-c", "copy", "-movflags", "+frag_keyframe+empty_moov"],
             Make::Live => &["-c", "copy", "-live", "1"],
@@ -240,12 +249,12 @@ pub fn every_kind() -> Vec<Clip> {
 }
 
 /// An elementary stream in Matroska, which holds all of them.
-fn essence(name: &str, options: &[&str], source: &str) -> Result<PathBuf> {
+fn essence(name: &str, options: &[&str], source: &str, seconds: f64) -> Result<PathBuf> {
     let source = match source {
-        "sine" => format!("sine=frequency=440:sample_rate=48000:duration={SECONDS}"),
-        video => format!("{video}=size=320x180:rate={FPS}:duration={SECONDS}"),
+        "sine" => format!("sine=frequency=440:sample_rate=48000:duration={seconds}"),
+        video => format!("{video}=size=320x180:rate={FPS}:duration={seconds}"),
     };
-    once(&format!("{name}.mkv"), |path| {
+    once(&format!("{name} {seconds}.mkv"), |path| {
         let mut words = vec!["-f", "lavfi", "-i", &source];
         words.extend(["-pix_fmt", "yuv420p", "-ac", "2"]);
         words.extend(options);

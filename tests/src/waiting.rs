@@ -47,3 +47,14 @@ pub async fn wait_at_most(
     }
     start.elapsed()
 }
+
+/// Where something is promised within a second, the best of several times tells whether it is kept:
+/// on a busy machine any one of them may have had to wait for a core.
+///
+/// # Panics
+/// When it never was.
+pub fn within_a_second(what: &str, took: &[Duration]) {
+    println!("{what} after {took:?}");
+    let best = took.iter().min().expect("something that was timed");
+    assert!(*best < Duration::from_secs(1), "{what}: {took:?}");
+}

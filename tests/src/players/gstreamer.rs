@@ -23,6 +23,8 @@ pub struct Player {
 pub struct Shown {
     /// Pictures, since the beginning or the last seek.
     pub pictures: usize,
+    /// Seeks.
+    pub seeks: usize,
     /// The time of the last one, in seconds of the film.
     pub at_s: f64,
 }
@@ -106,11 +108,12 @@ impl Player {
     ///
     /// # Errors
     /// When that fails.
-    pub fn seek(&self, to_s: u64) -> Result<()> {
+    pub fn seek(&self, to_s: u32) -> Result<()> {
         let flags = gst::SeekFlags::FLUSH | gst::SeekFlags::KEY_UNIT;
+        let before = self.shown().seeks;
         self.playbin
-            .seek_simple(flags, gst::ClockTime::from_seconds(to_s))?;
-        *lock(&self.shown) = Shown::default();
+            .seek_simple(flags, gst::ClockTime::from_seconds(to_s.into()))?;
+        ensure!(self.shown().seeks > before, "what was there is still shown");
         self.settled()
     }
 
@@ -206,9 +209,21 @@ fn sink() -> Result<gst::Element> {
         .build()?)
 }
 
-/// Notes what arrives at the sink, in time of the film.
+/// Notes what arrives at the sink, in time of the film. With a seek, what was there is thrown away
+/// before anything new comes, and so it is counted anew from there on.
 fn watch(pad: &gst::Pad, shown: Arc<Mutex<Shown>>) {
-    pad.add_probe(gst::PadProbeType::BUFFER, move |pad, info| {
+    let wanted = gst::PadProbeType::BUFFER | gst::PadProbeType::EVENT_FLUSH;
+    pad.add_probe(wanted, move |pad, info| {
+        if let Some(event) = info.event() {
+            if event.type_() == gst::EventType::FlushStop {
+                let mut shown = lock(&shown);
+                *shown = Shown {
+                    seeks: shown.seeks + 1,
+                    ..Shown::default()
+                };
+            }
+            return gst::PadProbeReturn::Ok;
+        }
         let at = info.buffer().and_then(|buffer| buffer.pts());
         let segment = pad.sticky_event::<gst::event::Segment>(0);
         let segment = segment.and_then(|event| event.segment().clone().downcast().ok());
