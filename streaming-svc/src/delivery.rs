@@ -16,6 +16,7 @@
 mod elements;
 mod engine;
 mod film;
+mod pipeline;
 mod player;
 mod sdp;
 mod seek_guard;

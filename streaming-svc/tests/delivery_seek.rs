@@ -7,13 +7,21 @@
 
 mod support;
 
-use streaming_svc::facts::Codec::{H264, Opus};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
+use streaming_svc::{
+    delivery::FilmSource,
+    facts::Codec::{H264, Opus},
+};
 use support::{
     clips::{Clip, folder},
     mount,
     rtsp::Player,
     start, wait_for,
 };
+use tempfile::TempDir;
 
 #[test]
 fn pause_seek_and_play_again() {
@@ -57,6 +65,62 @@ fn pause_seek_and_play_again() {
     player.read_to_bye();
     assert_eq!(player.request("TEARDOWN", &[]).status, 200);
     wait_for("the session to end", || delivery.players(&stream) == 0);
+}
+
+/// Without an index, GStreamer looks through a fragmented film for the place, which takes its time;
+/// the server must not take that for a PLAY that stands still.
+#[test]
+fn a_seek_far_into_a_film_without_an_index_is_waited_for() {
+    let folder = folder();
+    let delivery = start();
+    let (path, facts) = (endless(&folder), Clip::mp4(6000).facts());
+    let (_, url) = mount(&delivery, FilmSource { path, facts });
+    let mut player = Player::connect(&url);
+    player.set_up();
+    assert_eq!(player.request("PLAY", &[]).status, 200);
+    player.read_packets(5);
+    for place in [5500, 2500, 5000, 4000] {
+        assert_eq!(player.request("PAUSE", &[]).status, 200);
+        let header = format!("Range: npt={place}-");
+        assert_eq!(player.request("PLAY", &[&header]).status, 200);
+        player.read_packets(5);
+    }
+}
+
+/// An hour and forty minutes in 10-second fragments.
+fn endless(folder: &TempDir) -> PathBuf {
+    let (short, long) = (
+        folder.path().join("short.mp4"),
+        folder.path().join("long.mp4"),
+    );
+    let ffmpeg = |words: &[&str], path: &Path| {
+        let mut command = Command::new("ffmpeg");
+        let made = command
+            .args(["-v", "error", "-nostdin"])
+            .args(words)
+            .arg(path)
+            .status();
+        assert!(made.unwrap().success());
+    };
+    let video = "testsrc2=size=64x64:rate=5:duration=10";
+    let sound = "sine=sample_rate=48000:duration=10";
+    ffmpeg(
+        &[
+            "-f", "lavfi", "-i", video, "-f", "lavfi", "-i", sound, "-g", "50", "-b:a", "16k",
+        ],
+        &short,
+    );
+    let again = [
+        "-stream_loop",
+        "599",
+        "-i",
+        short.to_str().unwrap(),
+        "-c",
+        "copy",
+    ];
+    let fragmented = ["-movflags", "+frag_keyframe+empty_moov+skip_trailer"];
+    ffmpeg(&[&again[..], &fragmented].concat(), &long);
+    long
 }
 
 /// Sound has its frames elsewhere than pictures: a place at a picture's key frame lies within one,

@@ -1,13 +1,15 @@
 //! A film's media factory: the pipeline that every RTSP session of a stream gets for itself, built
 //! from what the probe learned, so that nothing has to be found out while a player waits.
 
-use super::{elements, seek_guard::SeekGuard};
-use crate::facts::{Codec, Facts, Track};
+use crate::facts::Facts;
 use gst::{glib, prelude::*, subclass::prelude::ObjectSubclassIsExt as _};
 use gst_rtsp_server::{gst_rtsp::RTSPLowerTrans, prelude::*};
 use std::{
     path::PathBuf,
-    sync::atomic::Ordering,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -20,18 +22,15 @@ pub struct FilmSource {
     pub facts: Facts,
 }
 
-/// How many buffers a track may be ahead: about two seconds of either video or audio. That bridges
-/// a slow disk, and stays small because what counts is frames, whatever their size.
-const QUEUED_BUFFERS: u32 = 60;
-/// A queue that is full may still grow, up to here, while another track's is empty: tracks that are
-/// badly interleaved, or a seek far from a key frame, would otherwise stall each other.
-const QUEUED_BYTES: u32 = 64 << 20;
 /// The socket buffer of UDP senders, in bytes: one key frame of a high-rate film.
 const UDP_SEND_BUFFER: u32 = 512 << 10;
 
 /// How long a pipeline is waited for before a seek. It takes a few milliseconds, except where the
 /// disk or the player is slow.
 const SETTLING: Duration = Duration::from_secs(1);
+
+/// How often it is looked whether a lock was freed.
+const FREEING: Duration = Duration::from_millis(5);
 
 glib::wrapper! {
     /// Builds a fresh, unshared media for each RTSP session.
@@ -94,25 +93,62 @@ impl FilmMedia {
         self.imp().title.get().map(String::as_str)
     }
 
-    /// Helps a PLAY that stands still, in both ways in which it can with gst-rtsp-server 1.22.0:
+    /// Asks for the tracks' locks, in a thread of its own. What it returns becomes true when they
+    /// were to be had.
+    pub(super) fn try_locks(&self) -> Arc<AtomicBool> {
+        let had = Arc::new(AtomicBool::new(false));
+        let (film, told) = (self.downgrade(), Arc::clone(&had));
+        in_background("rtsp-look", move || {
+            if let Some(film) = film.upgrade() {
+                let streams = (0..film.n_streams()).filter_map(|index| film.stream(index));
+                // It takes the lock; what it says does not matter.
+                streams.for_each(|stream| _ = stream.is_blocking());
+            }
+            told.store(true, Ordering::Release);
+        });
+        had
+    }
+
+    /// Helps a PLAY that stands still because gst-rtsp-server 1.22.0 never lets go of a track's lock:
+    /// it fetches packets for TCP from its sinks while it holds it, and waits there for ever when a
+    /// flush came between the notice and the fetching. A sink that is told the end sends it away; when
+    /// the locks were `had`, the end is taken back.
     ///
-    /// - It fetches packets for TCP from its sinks while it holds the track's lock, and waits there
-    ///   for ever when a flush came between the notice and the fetching. A sink that is stopped
-    ///   sends it away.
-    /// - It counts the tracks that have data after a seek, and waits 20 seconds if it counted one
-    ///   too many because another seek came quickly. It is told when all have, and at the last
-    ///   attempt that it shall go on without: what comes late is then played when it comes.
-    pub(super) fn unstick(&self, last: bool) {
-        let Some(pipeline) = self.pipeline() else {
-            return;
-        };
-        self.imp().unstuck.store(true, Ordering::Release);
-        for sink in tcp_sinks(&pipeline) {
-            // Both fail only for a pipeline that broke, which the server finds out by itself.
-            let _ = sink.set_state(gst::State::Null);
-            let _ = sink.sync_state_with_parent();
+    /// In threads of their own, since what is told may wait behind what stands still.
+    pub(super) fn free_locks(&self, had: &Arc<AtomicBool>) {
+        let inputs: Vec<gst::Pad> = self.pipeline().iter().flat_map(rtp_inputs).collect();
+        let had = Arc::clone(had);
+        in_background("rtsp-free", move || {
+            for pad in inputs.clone() {
+                in_background("rtsp-end", move || {
+                    // Whatever it holds lets go first, for the end to pass.
+                    flush(&pad);
+                    pad.send_event(gst::event::Eos::new());
+                });
+            }
+            let deadline = Instant::now() + SETTLING;
+            while !had.load(Ordering::Acquire) && Instant::now() < deadline {
+                std::thread::sleep(FREEING);
+            }
+            for pad in inputs {
+                flush(&pad);
+                // It was sent this before, and the flush took it away.
+                let segment = pad
+                    .peer()
+                    .and_then(|peer| peer.sticky_event::<gst::event::Segment>(0));
+                segment.map(|segment| pad.send_event(segment));
+            }
+        });
+    }
+
+    /// Helps a PLAY that stands still because gst-rtsp-server 1.22.0 counted the tracks that have data
+    /// after a seek wrongly: one too many when another seek came quickly, and then it waits for 20
+    /// seconds. It is told when all have, or to `go_on` without: what comes late is then played when
+    /// it comes.
+    pub(super) fn recount(&self, go_on: bool) {
+        if let Some(pipeline) = self.pipeline() {
+            self.imp().recount(pipeline.upcast_ref(), go_on);
         }
-        self.imp().recount(pipeline.upcast_ref(), last);
     }
 
     /// Whether PLAY is being answered.
@@ -125,115 +161,46 @@ impl FilmMedia {
         self.imp().answering.store(answering, Ordering::Release);
     }
 
-    /// Lets sinks that were stopped by [`Self::unstick`] follow the pipeline, which may have changed
-    /// its state meanwhile.
-    pub(super) fn resume_sinks(&self) {
-        if self.imp().unstuck.swap(false, Ordering::AcqRel) {
-            for sink in self.pipeline().iter().flat_map(tcp_sinks) {
-                let _ = sink.sync_state_with_parent();
-            }
-        }
-    }
-
     fn pipeline(&self) -> Option<gst::Pipeline> {
         self.element().parent().and_downcast()
     }
 }
 
-/// The sinks from which the server takes the packets that go over TCP.
-fn tcp_sinks(pipeline: &gst::Pipeline) -> impl Iterator<Item = gst::Element> + use<> {
-    pipeline
-        .iterate_sinks()
-        .into_iter()
-        .flatten()
+/// Has a pad throw away what it holds, and its end.
+fn flush(pad: &gst::Pad) {
+    pad.send_event(gst::event::FlushStart::new());
+    pad.send_event(gst::event::FlushStop::new(false));
+}
+
+/// Does something in a thread of its own. Without one it is not done: what it was to help stands
+/// still until its stream ends, and harms nobody else.
+fn in_background(name: &str, what: impl FnOnce() + Send + 'static) {
+    let thread = std::thread::Builder::new().name(name.to_owned());
+    if let Err(error) = thread.spawn(what) {
+        tracing::warn!(%error, "no thread to look after a player with");
+    }
+}
+
+/// The inputs of the sinks from which the server takes the RTP packets that go over TCP.
+fn rtp_inputs(pipeline: &gst::Pipeline) -> impl Iterator<Item = gst::Pad> + use<> {
+    let sinks = pipeline.iterate_sinks().into_iter().flatten();
+    sinks
         .filter(|sink| sink.factory().is_some_and(|it| it.name() == "appsink"))
-}
-
-/// Builds `filesrc ! demuxer ! multiqueue ! parser ! payloader`, one branch for each track to
-/// deliver. Tracks that are not delivered stay unlinked, which demultiplexers bear.
-fn build(film: &FilmSource) -> Result<gst::Bin, glib::BoolError> {
-    let container = film
-        .facts
-        .container
-        .ok_or_else(|| glib::bool_error!("the film's container is not known"))?;
-    let bin = gst::Bin::new();
-    let source = gst::ElementFactory::make("filesrc")
-        .property("location", &film.path)
-        .build()?;
-    let demuxer = gst::ElementFactory::make(elements::demuxer(container)).build()?;
-    let queue = gst::ElementFactory::make("multiqueue")
-        .property("max-size-buffers", QUEUED_BUFFERS)
-        .property("max-size-bytes", QUEUED_BYTES)
-        .property("max-size-time", 0u64)
-        .build()?;
-    bin.add_many([&source, &demuxer, &queue])?;
-    source.link(&demuxer)?;
-
-    let guard = SeekGuard::new(container);
-    let mut inputs = Vec::with_capacity(film.facts.tracks.len());
-    for (index, track) in film.facts.tracks.iter().enumerate() {
-        let (input, payloader) = add_branch(&bin, &queue, index, track)?;
-        inputs.push((track.pad.clone(), input));
-        guard.watch(&payloader);
-    }
-    demuxer.connect_pad_added(move |_, pad| {
-        let wanted = inputs.iter().find(|(name, _)| *name == pad.name());
-        let Some(input) = wanted.and_then(|(_, input)| input.upgrade()) else {
-            return;
-        };
-        if let Err(error) = pad.link(&input) {
-            tracing::warn!(pad = %pad.name(), %error, "a track could not be linked");
-        }
-    });
-    Ok(bin)
-}
-
-/// Adds one track's branch behind the queue, and returns the queue's input for it.
-fn add_branch(
-    bin: &gst::Bin,
-    queue: &gst::Element,
-    index: usize,
-    track: &Track,
-) -> Result<(glib::WeakRef<gst::Pad>, gst::Element), glib::BoolError> {
-    let input = queue
-        .request_pad_simple(&format!("sink_{index}"))
-        .ok_or_else(|| glib::bool_error!("the queue gave no input"))?;
-    // gst-rtsp-server looks for payloaders by these names. Payload types from 96 on are dynamic.
-    let payloader = gst::ElementFactory::make(elements::payloader(track.codec))
-        .name(format!("pay{index}"))
-        .property("pt", 96 + u32::try_from(index).unwrap_or(0).min(31))
-        .build()?;
-    if matches!(track.codec, Codec::H264 | Codec::H265) {
-        // Parameter sets with every key frame: a player that joins or seeks can begin there.
-        payloader.set_property("config-interval", -1i32);
-        payloader.set_property_from_str("aggregate-mode", "zero-latency");
-    }
-    bin.add(&payloader)?;
-    let output = format!("src_{index}");
-    if let Some((parser, _)) = elements::parser(track.codec) {
-        let parser = gst::ElementFactory::make(parser).build()?;
-        bin.add(&parser)?;
-        queue.link_pads(Some(&output), &parser, None)?;
-        parser.link(&payloader)?;
-    } else {
-        queue.link_pads(Some(&output), &payloader, None)?;
-    }
-    Ok((input.downgrade(), payloader))
-}
-
-/// Lets nothing more out of a film's pipeline.
-fn cut(bin: &gst::Bin) {
-    let payloaders = bin.iterate_elements().into_iter().flatten();
-    for payloader in payloaders.filter(|element| element.name().starts_with("pay")) {
-        if let Some(pad) = payloader.static_pad("src") {
-            let data = gst::PadProbeType::BUFFER | gst::PadProbeType::BUFFER_LIST;
-            pad.add_probe(data, |_, _| gst::PadProbeReturn::Handled);
-        }
-    }
+        .filter_map(|sink| sink.static_pad("sink"))
+        .filter(|pad| {
+            let caps = pad.current_caps();
+            caps.is_some_and(|caps| {
+                caps.structure(0)
+                    .is_some_and(|it| it.has_name("application/x-rtp"))
+            })
+        })
 }
 
 mod imp {
-    use super::{FilmSource, build, cut};
+    use super::{
+        super::pipeline::{build, cut},
+        FilmSource,
+    };
     use crate::library::film_name;
     use gst::{glib, prelude::*, subclass::prelude::*};
     use gst_rtsp_server::{gst_rtsp, prelude::*, subclass::prelude::*};
@@ -324,7 +291,6 @@ mod imp {
         pub(super) answering: AtomicBool,
         heard: Mutex<u32>,
         news: Condvar,
-        pub(super) unstuck: AtomicBool,
     }
 
     /// The name of the message with which [`FilmMedia::hear_out`] marks the end of what it waits for.

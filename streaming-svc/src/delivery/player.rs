@@ -119,10 +119,10 @@ mod imp {
     const REMEMBERED_STREAMS: usize = 64;
 
     /// How long PLAY may take before it is looked after. It takes 2 to 12 ms as a rule; where a
-    /// slow disk makes it longer, looking after it does no harm.
+    /// slow disk or a film without an index makes it longer, looking after it does no harm.
     const PLAY_PATIENCE: Duration = Duration::from_millis(250);
     /// How often it is looked after before it has to go on.
-    const PLAY_ATTEMPTS: u32 = 5;
+    const PLAY_ATTEMPTS: u32 = 10;
 
     pub struct Limits {
         pub connections: Arc<AtomicUsize>,
@@ -263,7 +263,6 @@ mod imp {
             self.unwatch();
             for film in films(ctx).filter_map(|media| media.media().and_downcast::<FilmMedia>()) {
                 film.answer_play(false);
-                film.resume_sinks();
             }
             self.parent_play_request(ctx);
         }
@@ -314,13 +313,15 @@ mod imp {
             self.asked.lock().unwrap_or_else(PoisonError::into_inner)
         }
 
-        /// Sees to it that PLAY does not stand still, as described at [`FilmMedia::unstick`].
+        /// Sees to it that PLAY does not stand still, as described at [`FilmMedia::free_locks`] and
+        /// [`FilmMedia::recount`].
         fn watch(&self, film: &FilmMedia) {
             let Some(watcher) = self.watcher.get() else {
                 return;
             };
             let film = film.downgrade();
             let mut attempts = 0;
+            let mut locks: Option<Arc<AtomicBool>> = None;
             let source = glib::timeout_source_new(
                 PLAY_PATIENCE,
                 Some("rtsp-play"),
@@ -330,7 +331,11 @@ mod imp {
                         return glib::ControlFlow::Break;
                     };
                     attempts += 1;
-                    film.unstick(attempts >= PLAY_ATTEMPTS);
+                    match &locks {
+                        Some(had) if !had.load(Ordering::Acquire) => film.free_locks(had),
+                        _ => locks = Some(film.try_locks()),
+                    }
+                    film.recount(attempts >= PLAY_ATTEMPTS);
                     glib::ControlFlow::Continue
                 },
             );

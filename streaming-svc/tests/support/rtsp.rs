@@ -125,6 +125,18 @@ impl Player {
         }
     }
 
+    /// Reads on until so many answers came.
+    pub fn read_answers(&mut self, count: usize) {
+        let mut answers = 0;
+        while answers < count {
+            let read = self.read();
+            answers += usize::from(
+                read.unwrap_or_else(|error| panic!("{answers} answers, then {error}"))
+                    .is_some(),
+            );
+        }
+    }
+
     /// Reads until the server says goodbye (RTCP BYE) for the first track.
     pub fn read_to_bye(&mut self) {
         while !self.ended {

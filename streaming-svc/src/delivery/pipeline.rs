@@ -1,0 +1,95 @@
+//! The pipeline that reads a film and makes packets of it.
+
+use super::{elements, film::FilmSource, seek_guard::SeekGuard};
+use crate::facts::{Codec, Track};
+use gst::{glib, prelude::*};
+
+/// How many buffers a track may be ahead: about two seconds of either video or audio. That bridges
+/// a slow disk, and stays small because what counts is frames, whatever their size.
+const QUEUED_BUFFERS: u32 = 60;
+/// A queue that is full may still grow, up to here, while another track's is empty: tracks that are
+/// badly interleaved, or a seek far from a key frame, would otherwise stall each other.
+const QUEUED_BYTES: u32 = 64 << 20;
+
+/// Builds `filesrc ! demuxer ! multiqueue ! parser ! payloader`, one branch for each track to
+/// deliver. Tracks that are not delivered stay unlinked, which demultiplexers bear.
+pub(super) fn build(film: &FilmSource) -> Result<gst::Bin, glib::BoolError> {
+    let container = film
+        .facts
+        .container
+        .ok_or_else(|| glib::bool_error!("the film's container is not known"))?;
+    let bin = gst::Bin::new();
+    let source = gst::ElementFactory::make("filesrc")
+        .property("location", &film.path)
+        .build()?;
+    let demuxer = gst::ElementFactory::make(elements::demuxer(container)).build()?;
+    let queue = gst::ElementFactory::make("multiqueue")
+        .property("max-size-buffers", QUEUED_BUFFERS)
+        .property("max-size-bytes", QUEUED_BYTES)
+        .property("max-size-time", 0u64)
+        .build()?;
+    bin.add_many([&source, &demuxer, &queue])?;
+    source.link(&demuxer)?;
+
+    let guard = SeekGuard::new(container);
+    let mut inputs = Vec::with_capacity(film.facts.tracks.len());
+    for (index, track) in film.facts.tracks.iter().enumerate() {
+        let (input, payloader) = add_branch(&bin, &queue, index, track)?;
+        inputs.push((track.pad.clone(), input));
+        guard.watch(&payloader);
+    }
+    demuxer.connect_pad_added(move |_, pad| {
+        let wanted = inputs.iter().find(|(name, _)| *name == pad.name());
+        let Some(input) = wanted.and_then(|(_, input)| input.upgrade()) else {
+            return;
+        };
+        if let Err(error) = pad.link(&input) {
+            tracing::warn!(pad = %pad.name(), %error, "a track could not be linked");
+        }
+    });
+    Ok(bin)
+}
+
+/// Adds one track's branch behind the queue, and returns the queue's input for it.
+fn add_branch(
+    bin: &gst::Bin,
+    queue: &gst::Element,
+    index: usize,
+    track: &Track,
+) -> Result<(glib::WeakRef<gst::Pad>, gst::Element), glib::BoolError> {
+    let input = queue
+        .request_pad_simple(&format!("sink_{index}"))
+        .ok_or_else(|| glib::bool_error!("the queue gave no input"))?;
+    // gst-rtsp-server looks for payloaders by these names. Payload types from 96 on are dynamic.
+    let payloader = gst::ElementFactory::make(elements::payloader(track.codec))
+        .name(format!("pay{index}"))
+        .property("pt", 96 + u32::try_from(index).unwrap_or(0).min(31))
+        .build()?;
+    if matches!(track.codec, Codec::H264 | Codec::H265) {
+        // Parameter sets with every key frame: a player that joins or seeks can begin there.
+        payloader.set_property("config-interval", -1i32);
+        payloader.set_property_from_str("aggregate-mode", "zero-latency");
+    }
+    bin.add(&payloader)?;
+    let output = format!("src_{index}");
+    if let Some((parser, _)) = elements::parser(track.codec) {
+        let parser = gst::ElementFactory::make(parser).build()?;
+        bin.add(&parser)?;
+        queue.link_pads(Some(&output), &parser, None)?;
+        parser.link(&payloader)?;
+    } else {
+        queue.link_pads(Some(&output), &payloader, None)?;
+    }
+    Ok((input.downgrade(), payloader))
+}
+
+/// Lets nothing more out of a film's pipeline.
+pub(super) fn cut(bin: &gst::Bin) {
+    let payloaders = bin.iterate_elements().into_iter().flatten();
+    for payloader in payloaders.filter(|element| element.name().starts_with("pay")) {
+        if let Some(pad) = payloader.static_pad("src") {
+            let data = gst::PadProbeType::BUFFER | gst::PadProbeType::BUFFER_LIST;
+            pad.add_probe(data, |_, _| gst::PadProbeReturn::Handled);
+        }
+    }
+}
