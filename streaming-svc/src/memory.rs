@@ -11,22 +11,25 @@ use std::{env, os::unix::process::CommandExt, process::Command};
 /// The most arenas. Each keeps some memory, and threads that allocate little share one well.
 const ARENAS: usize = 8;
 
+/// Set for the program that was started anew, so that this is done once.
+const PREPARED: &str = "_ICEFLIX_MEMORY_PREPARED";
+
 /// Starts this program anew, in the same process and with the same arguments, with what the
 /// libraries read before `main`: no slices, and at most an arena a core. To be called first thing; returns
 /// when that is so, or cannot be had. What the user has set stays.
 pub fn prepare() {
+    // Programs with file capabilities may find the others removed each time.
+    if env::var_os(PREPARED).is_some() {
+        return;
+    }
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let wanted = [
         ("G_SLICE", "always-malloc".to_owned()),
         ("MALLOC_ARENA_MAX", cores.min(ARENAS).to_string()),
     ];
-    let mut unset = wanted
+    let unset = wanted
         .into_iter()
-        .filter(|(name, _)| env::var_os(name).is_none())
-        .peekable();
-    if unset.peek().is_none() {
-        return;
-    }
+        .filter(|(name, _)| env::var_os(name).is_none());
     let mut arguments = env::args_os();
     let (Ok(program), Some(name)) = (env::current_exe(), arguments.next()) else {
         return;
@@ -36,6 +39,7 @@ pub fn prepare() {
         .arg0(name)
         .args(arguments)
         .envs(unset)
+        .env(PREPARED, "1")
         .exec();
 }
 

@@ -24,9 +24,9 @@ use std::{
 };
 use tokio::{sync::watch, time::Instant};
 
-/// How long after a stream's end memory is given back, and how seldom: its threads need a moment to
-/// end, and streams that end together are paid for once.
-const TIDY: Duration = Duration::from_secs(3);
+/// Memory is given back at least so long after a stream's end, and no more often: its threads need a
+/// moment to end, and streams that end together are paid for once.
+const TIDY: Duration = Duration::from_secs(2);
 
 /// For how long an ended stream is remembered, so that its controller learns why it ended.
 const REMEMBERED: Duration = Duration::from_secs(60);
@@ -77,7 +77,7 @@ pub struct Seen {
     pub left: Duration,
 }
 
-/// Single steps, so a panic elsewhere cannot have left what is held half changed.
+/// What is done under it does not panic, so what is held is never half changed.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -274,8 +274,10 @@ impl Inner {
 
     async fn tidy(self: Arc<Self>) {
         tokio::time::sleep(TIDY).await;
-        // Streams that end from here on ask for it again.
+        // Streams that end from here on ask for it again; the threads of the last ones before may
+        // still be ending.
         self.tidying.store(false, Ordering::Relaxed);
+        tokio::time::sleep(TIDY).await;
         // Fails only when the node stops.
         let _ = tokio::task::spawn_blocking(memory::give_back).await;
     }

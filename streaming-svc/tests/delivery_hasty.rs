@@ -44,12 +44,12 @@ impl Drop for Busy {
 }
 
 /// gst-rtsp-server 1.22.0 locks up when a seek's flush meets packets that it is about to fetch for
-/// TCP. Without help, one of forty such sessions got no answers any more.
+/// TCP. Without the right help, a session of the first few runs gets no answers any more.
 #[tokio::test(flavor = "multi_thread")]
-async fn every_hasty_seek_is_answered() {
+async fn every_hasty_seek_is_answered_and_plays() {
     let folder = folder();
     let delivery = start();
-    let film = Clip::new("mkv", H264, Opus, 6).make(&folder);
+    let film = Clip::new("mkv", H264, Opus, 30).make(&folder);
     let _busy = Busy::start();
     for _ in 0..6 {
         let (stream, url) = mount(&delivery, film.clone());
@@ -65,7 +65,18 @@ async fn every_hasty_seek_is_answered() {
             }
         }
         for player in &mut players {
-            player.read_answers(places.len());
+            match player.read_answers(places.len()) {
+                200 => {}
+                // Once in a while it is too much for the session: it is told so, and sets up anew.
+                status => {
+                    assert_eq!(status, 455);
+                    assert_eq!(player.request("TEARDOWN", &[]).status, 200);
+                    player.session = None;
+                    player.set_up();
+                    assert_eq!(player.request("PLAY", &[]).status, 200);
+                }
+            }
+            player.read_both_tracks(20);
         }
         drop(players);
         delivery.remove_stream(&stream).await;

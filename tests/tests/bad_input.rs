@@ -214,13 +214,15 @@ fn an_address_that_is_not_this_machines_alone_is_refused() {
     }
     // The tests' own network is asked for in one way only.
     for value in ["", "0", "false"] {
+        let dir = tempfile::tempdir().unwrap();
         let mut command = clean(Command::new(program("iceflix-main")));
         command
-            .arg("--listen=0.0.0.0:0")
+            .args(["--listen=0.0.0.0:0", "--bus-scouting=false"])
+            .arg(format!("--state-dir={}", dir.path().display()))
             .env("ICEFLIX_PLAINTEXT_NETNS", value);
-        let log = tempfile::NamedTempFile::new().unwrap();
-        let mut process = Process::start(command, log.path());
+        let mut process = Process::start(command, &dir.path().join("log"));
         assert_eq!(process.ends().code(), Some(2), "{}", process.said());
+        assert!(process.said().contains("loopback"), "{}", process.said());
     }
 }
 

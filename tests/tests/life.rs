@@ -16,7 +16,10 @@ use iceflix_tests::{
     cluster::{PATIENCE, free_port, wait_for},
     process::{Process, clean, program},
 };
-use nix::sys::signal::Signal;
+use nix::sys::{
+    signal::Signal,
+    stat::{Mode, umask},
+};
 use serde_json::Value;
 use std::{
     fs::{File, Permissions},
@@ -320,6 +323,8 @@ async fn a_second_signal_ends_a_service_at_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_service_keeps_is_its_own_even_in_a_directory_that_others_can_read() {
+    // What most people have; the service inherits it.
+    umask(Mode::S_IWGRP | Mode::S_IWOTH);
     let dir = tempfile::tempdir().unwrap();
     let state = dir.path().join("state");
     std::fs::create_dir(&state).unwrap();

@@ -6,12 +6,11 @@ use gst::{glib, prelude::*, subclass::prelude::ObjectSubclassIsExt as _};
 use gst_rtsp_server::{gst_rtsp::RTSPLowerTrans, prelude::*};
 use std::{
     path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::atomic::Ordering,
     time::{Duration, Instant},
 };
+
+mod rescue;
 
 /// Where a film's bytes are and what is known of them.
 #[derive(Debug, Clone)]
@@ -28,9 +27,6 @@ const UDP_SEND_BUFFER: u32 = 512 << 10;
 /// How long a pipeline is waited for before a seek. It takes a few milliseconds, except where the
 /// disk or the player is slow.
 const SETTLING: Duration = Duration::from_secs(1);
-
-/// How often it is looked whether a lock was freed.
-const FREEING: Duration = Duration::from_millis(5);
 
 glib::wrapper! {
     /// Builds a fresh, unshared media for each RTSP session.
@@ -93,64 +89,6 @@ impl FilmMedia {
         self.imp().title.get().map(String::as_str)
     }
 
-    /// Asks for the tracks' locks, in a thread of its own. What it returns becomes true when they
-    /// were to be had.
-    pub(super) fn try_locks(&self) -> Arc<AtomicBool> {
-        let had = Arc::new(AtomicBool::new(false));
-        let (film, told) = (self.downgrade(), Arc::clone(&had));
-        in_background("rtsp-look", move || {
-            if let Some(film) = film.upgrade() {
-                let streams = (0..film.n_streams()).filter_map(|index| film.stream(index));
-                // It takes the lock; what it says does not matter.
-                streams.for_each(|stream| _ = stream.is_blocking());
-            }
-            told.store(true, Ordering::Release);
-        });
-        had
-    }
-
-    /// Helps a PLAY that stands still because gst-rtsp-server 1.22.0 never lets go of a track's lock:
-    /// it fetches packets for TCP from its sinks while it holds it, and waits there for ever when a
-    /// flush came between the notice and the fetching. A sink that is told the end sends it away; when
-    /// the locks were `had`, the end is taken back.
-    ///
-    /// In threads of their own, since what is told may wait behind what stands still.
-    pub(super) fn free_locks(&self, had: &Arc<AtomicBool>) {
-        let inputs: Vec<gst::Pad> = self.pipeline().iter().flat_map(rtp_inputs).collect();
-        let had = Arc::clone(had);
-        in_background("rtsp-free", move || {
-            for pad in inputs.clone() {
-                in_background("rtsp-end", move || {
-                    // Whatever it holds lets go first, for the end to pass.
-                    flush(&pad);
-                    pad.send_event(gst::event::Eos::new());
-                });
-            }
-            let deadline = Instant::now() + SETTLING;
-            while !had.load(Ordering::Acquire) && Instant::now() < deadline {
-                std::thread::sleep(FREEING);
-            }
-            for pad in inputs {
-                flush(&pad);
-                // It was sent this before, and the flush took it away.
-                let segment = pad
-                    .peer()
-                    .and_then(|peer| peer.sticky_event::<gst::event::Segment>(0));
-                segment.map(|segment| pad.send_event(segment));
-            }
-        });
-    }
-
-    /// Helps a PLAY that stands still because gst-rtsp-server 1.22.0 counted the tracks that have data
-    /// after a seek wrongly: one too many when another seek came quickly, and then it waits for 20
-    /// seconds. It is told when all have, or to `go_on` without: what comes late is then played when
-    /// it comes.
-    pub(super) fn recount(&self, go_on: bool) {
-        if let Some(pipeline) = self.pipeline() {
-            self.imp().recount(pipeline.upcast_ref(), go_on);
-        }
-    }
-
     /// Whether PLAY is being answered.
     ///
     /// The answer then says from where on it plays, and not up to where: GStreamer's own player
@@ -166,36 +104,6 @@ impl FilmMedia {
     }
 }
 
-/// Has a pad throw away what it holds, and its end.
-fn flush(pad: &gst::Pad) {
-    pad.send_event(gst::event::FlushStart::new());
-    pad.send_event(gst::event::FlushStop::new(false));
-}
-
-/// Does something in a thread of its own. Without one it is not done: what it was to help stands
-/// still until its stream ends, and harms nobody else.
-fn in_background(name: &str, what: impl FnOnce() + Send + 'static) {
-    let thread = std::thread::Builder::new().name(name.to_owned());
-    if let Err(error) = thread.spawn(what) {
-        tracing::warn!(%error, "no thread to look after a player with");
-    }
-}
-
-/// The inputs of the sinks from which the server takes the RTP packets that go over TCP.
-fn rtp_inputs(pipeline: &gst::Pipeline) -> impl Iterator<Item = gst::Pad> + use<> {
-    let sinks = pipeline.iterate_sinks().into_iter().flatten();
-    sinks
-        .filter(|sink| sink.factory().is_some_and(|it| it.name() == "appsink"))
-        .filter_map(|sink| sink.static_pad("sink"))
-        .filter(|pad| {
-            let caps = pad.current_caps();
-            caps.is_some_and(|caps| {
-                caps.structure(0)
-                    .is_some_and(|it| it.has_name("application/x-rtp"))
-            })
-        })
-}
-
 mod imp {
     use super::{
         super::pipeline::{build, cut},
@@ -206,7 +114,7 @@ mod imp {
     use gst_rtsp_server::{gst_rtsp, prelude::*, subclass::prelude::*};
     use std::{
         sync::{
-            Condvar, Mutex, OnceLock, PoisonError,
+            Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError,
             atomic::{AtomicBool, Ordering},
         },
         time::Instant,
@@ -260,6 +168,7 @@ mod imp {
             let Some((film, media)) = self.film.get().zip(media) else {
                 return;
             };
+            media.remember_seeks();
             // Configured once, so neither can be set already.
             let _ = media.imp().title.set(film_name(&film.path));
             if let Some(duration) = film.facts.duration_ns {
@@ -291,6 +200,11 @@ mod imp {
         pub(super) answering: AtomicBool,
         heard: Mutex<u32>,
         news: Condvar,
+        /// Whether locks had to be freed, which may have stopped tracks.
+        pub(super) freed: AtomicBool,
+        /// Held by who frees them.
+        pub(super) freeing: Arc<()>,
+        seek: Mutex<Option<gst::Event>>,
     }
 
     /// The name of the message with which [`FilmMedia::hear_out`] marks the end of what it waits for.
@@ -309,6 +223,10 @@ mod imp {
             let asked = gst::message::Application::builder(what);
             // It fails only for a pipeline that is going away.
             let _ = pipeline.post_message(asked.src(pipeline).build());
+        }
+
+        pub(super) fn last_seek(&self) -> MutexGuard<'_, Option<gst::Event>> {
+            self.seek.lock().unwrap_or_else(PoisonError::into_inner)
         }
 
         fn all_have_data(&self) -> bool {

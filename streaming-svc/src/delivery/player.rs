@@ -123,6 +123,8 @@ mod imp {
     const PLAY_PATIENCE: Duration = Duration::from_millis(250);
     /// How often it is looked after before it has to go on.
     const PLAY_ATTEMPTS: u32 = 10;
+    /// For how many looks locks are freed. By then the server itself gives up.
+    const FREE_ATTEMPTS: u32 = 80;
 
     pub struct Limits {
         pub connections: Arc<AtomicUsize>,
@@ -260,10 +262,12 @@ mod imp {
         }
 
         fn play_request(&self, ctx: &RTSPContext) {
-            self.unwatch();
             for film in films(ctx).filter_map(|media| media.media().and_downcast::<FilmMedia>()) {
                 film.answer_play(false);
+                // It is still being looked after: this seek may stand still like any other.
+                film.start_again();
             }
+            self.unwatch();
             self.parent_play_request(ctx);
         }
 
@@ -321,7 +325,7 @@ mod imp {
             };
             let film = film.downgrade();
             let mut attempts = 0;
-            let mut locks: Option<Arc<AtomicBool>> = None;
+            let (mut locks, mut missed) = (None::<Arc<AtomicBool>>, 0);
             let source = glib::timeout_source_new(
                 PLAY_PATIENCE,
                 Some("rtsp-play"),
@@ -332,8 +336,14 @@ mod imp {
                     };
                     attempts += 1;
                     match &locks {
-                        Some(had) if !had.load(Ordering::Acquire) => film.free_locks(had),
-                        _ => locks = Some(film.try_locks()),
+                        Some(had) if !had.load(Ordering::Acquire) => {
+                            missed += 1;
+                            // On a busy machine, once may only mean that nobody got to ask.
+                            if missed % 2 == 0 && attempts <= FREE_ATTEMPTS {
+                                film.free_locks(had);
+                            }
+                        }
+                        _ => (locks, missed) = (Some(film.try_locks()), 0),
                     }
                     film.recount(attempts >= PLAY_ATTEMPTS);
                     glib::ControlFlow::Continue

@@ -8,9 +8,9 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-/// How much later than asked MP4 files are sought: the longest frame of AAC at the usual rates from
-/// 24 kHz on (1,024 or, with SBR, 2,048 samples), MP3 or Opus, so that a frame of sound *begins*
-/// between the key frame and the place sought.
+/// How much later than asked MP4 files are sought: longer than a frame of AAC at the usual rates
+/// (1,024 samples from 22.05 kHz on; with SBR, 2,048 from 44.1 kHz on: 46.4 ms), MP3 or Opus, so that
+/// a frame of sound *begins* between the key frame and the place sought.
 const FRAME_OF_SOUND: gst::ClockTime = gst::ClockTime::from_mseconds(47);
 
 /// Watches over the outputs of one pipeline's payloaders.

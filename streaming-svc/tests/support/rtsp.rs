@@ -25,6 +25,8 @@ pub struct Player {
     url: String,
     /// RTP packets that came so far, on channel 0.
     pub packets: u32,
+    /// Those on channel 2.
+    second_track: u32,
     /// When the first of them came.
     pub first_packet: Option<Instant>,
     /// Whether RTCP said that the first track ended.
@@ -38,7 +40,7 @@ impl Player {
         let stream = TcpStream::connect(authority.unwrap()).expect("the server listens");
         stream.set_nodelay(true).unwrap();
         stream
-            .set_read_timeout(Some(Duration::from_secs(20)))
+            .set_read_timeout(Some(Duration::from_secs(30)))
             .unwrap();
         Self {
             stream: BufReader::new(stream),
@@ -46,6 +48,7 @@ impl Player {
             session: None,
             url: url.to_owned(),
             packets: 0,
+            second_track: 0,
             first_packet: None,
             ended: false,
         }
@@ -125,16 +128,35 @@ impl Player {
         }
     }
 
-    /// Reads on until so many answers came.
-    pub fn read_answers(&mut self, count: usize) {
-        let mut answers = 0;
-        while answers < count {
+    /// Reads until so many packets of each of two tracks have come.
+    pub fn read_both_tracks(&mut self, count: u32) {
+        let (first, second) = (self.packets + count, self.second_track + count);
+        while self.packets < first || self.second_track < second {
             let read = self.read();
-            answers += usize::from(
-                read.unwrap_or_else(|error| panic!("{answers} answers, then {error}"))
-                    .is_some(),
-            );
+            let read = read.unwrap_or_else(|error| {
+                let (first, second) = (
+                    first.saturating_sub(self.packets),
+                    second.saturating_sub(self.second_track),
+                );
+                panic!("{first} and {second} packets are missing, then {error}")
+            });
+            assert!(read.is_none(), "not asked for");
         }
+    }
+
+    /// Reads on until so many answers came, and gives the last one's status.
+    pub fn read_answers(&mut self, count: usize) -> u16 {
+        let mut status = 0;
+        for answers in 0..count {
+            status = loop {
+                match self.read() {
+                    Ok(Some(answer)) => break answer.status,
+                    Ok(None) => {}
+                    Err(error) => panic!("{answers} answers, then {error}"),
+                }
+            };
+        }
+        status
     }
 
     /// Reads until the server says goodbye (RTCP BYE) for the first track.
@@ -161,6 +183,8 @@ impl Player {
             if head[0] == 0 {
                 self.packets += 1;
                 self.first_packet.get_or_insert_with(Instant::now);
+            } else if head[0] == 2 {
+                self.second_track += 1;
             } else if head[0] == 1 {
                 self.ended |= has_bye(&packet);
             }
