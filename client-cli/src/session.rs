@@ -5,17 +5,20 @@
 //! a slow command cannot undo a login or a logout that happened meanwhile.
 
 use crate::error::Error;
-use iceflix_core::api::{
-    SessionId,
-    auth::{Role, Token},
+use iceflix_core::{
+    api::{
+        SessionId,
+        auth::{Role, Token},
+    },
+    files,
 };
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::fmt;
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::Write;
 use std::net::SocketAddr;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -192,11 +195,7 @@ impl SessionFile {
 
 /// Makes a directory that only its owner can enter, with its parents.
 pub fn private_dir(dir: &Path) -> Result<(), Error> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-        .map_err(Error::io(format!("make the directory {}", dir.display())))
+    files::private_dir(dir).map_err(Error::io(format!("make the directory {}", dir.display())))
 }
 
 /// A file name that any cluster's name can be turned into.

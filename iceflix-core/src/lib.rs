@@ -12,6 +12,7 @@
 //! | [`trust`] | tokens, passwords, revocations |
 //! | [`replica`] | rows that several instances of one service share |
 //! | [`config`] | file, environment and flags, in one form |
+//! | [`files`] | files that are their owner's only |
 //! | [`service`] | what the life of every service has in common |
 
 pub mod api;
@@ -19,6 +20,7 @@ pub mod bus;
 pub mod config;
 pub mod directory;
 pub mod feed;
+pub mod files;
 pub mod membership;
 pub mod replica;
 pub mod rpc;

@@ -5,6 +5,7 @@ use crate::{
     api::{InstanceId, Kind},
     bus::{Bus, BusConfig, BusError},
     config::{self, Common, ConfigError, LogFormat, ServiceConfig},
+    files::private_dir,
     membership::{Announcement, Membership},
     rpc::{Listener, Peer, Security, ServerLink, serve::BindError},
     topics::Topics,
@@ -18,8 +19,11 @@ use nix::{
 };
 use serde::{Deserialize, Serialize};
 use std::{
-    fs::File, io::IsTerminal, net::SocketAddr, os::unix::fs::DirBuilderExt, path::Path,
-    path::PathBuf, process::ExitCode,
+    fs::File,
+    io::IsTerminal,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::ExitCode,
 };
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -178,11 +182,7 @@ fn lock_state(kind: Kind, directory: &Path) -> Result<Flock<File>, StartError> {
         source,
     };
     // What is in it is nobody else's business: password hashes, a signing key.
-    let private = std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(directory);
-    private.map_err(failed)?;
+    private_dir(directory).map_err(failed)?;
     let file = File::create(directory.join(format!("{kind}.lock"))).map_err(failed)?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| match error {
         Errno::EWOULDBLOCK => StartError::StateInUse(directory.to_owned()),

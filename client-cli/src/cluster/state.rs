@@ -1,11 +1,12 @@
 //! The state directory: what is in it and how it is written.
 
 use anyhow::{Context, Result, bail};
+use iceflix_core::files;
 use std::{
     ffi::OsString,
-    fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError},
+    fs::{self, File, OpenOptions, Permissions, TryLockError},
     io::{self, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -210,10 +211,7 @@ impl State {
 
 /// Makes a directory and what is missing above it, the new ones for their owner only.
 pub fn private_dir(path: &Path) -> Result<()> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
+    files::private_dir(path)
         .with_context(|| format!("cannot make the directory {}", path.display()))
 }
 
@@ -228,24 +226,8 @@ pub fn open_log(path: &Path) -> io::Result<File> {
 
 /// Writes a file of mode 0600, whole or not at all.
 pub fn write_private(path: &Path, text: &str) -> Result<()> {
-    let mut new = OsString::from(path);
-    new.push(".new");
-    let write = || -> io::Result<()> {
-        // What a start that was cut short left behind may have other permissions.
-        match fs::remove_file(&new) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let mut file = OpenOptions::new()
-            .create_new(true)
-            .write(true)
-            .mode(0o600)
-            .open(&new)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&new, path)
-    };
-    write().with_context(|| format!("cannot write {}", path.display()))
+    files::write_private(path, text.as_bytes())
+        .with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// 140 random bits in seven groups of four letters.

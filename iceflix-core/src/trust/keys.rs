@@ -1,5 +1,6 @@
 //! Ed25519 keys, and PASETO v4.public texts signed with them.
 
+use crate::files::write_private;
 use pasetors::{
     Public,
     keys::{AsymmetricKeyPair, AsymmetricPublicKey, AsymmetricSecretKey, Generate},
@@ -7,12 +8,7 @@ use pasetors::{
     version4::{PublicToken, V4},
 };
 use serde::{Serialize, de::DeserializeOwned};
-use std::{
-    fmt,
-    io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
-    path::Path,
-};
+use std::{fmt, io, path::Path};
 
 /// The longest signed text that is looked at, in bytes.
 const MAX_SIGNED: usize = 4096;
@@ -104,30 +100,12 @@ impl SigningKey {
                 .ok_or_else(|| KeyError::Malformed(path.display().to_string())),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let key = Self::generate()?;
-                key.save(path).map_err(failed)?;
+                let text = format!("{}\n", hex::encode(key.to_bytes()));
+                write_private(path, text.as_bytes()).map_err(failed)?;
                 Ok(key)
             }
             Err(error) => Err(failed(error)),
         }
-    }
-
-    /// The file is there whole or not at all, whenever this is interrupted.
-    fn save(&self, path: &Path) -> io::Result<()> {
-        let unfinished = path.with_added_extension("new");
-        match std::fs::remove_file(&unfinished) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let mut file = std::fs::OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&unfinished)?;
-        writeln!(file, "{}", hex::encode(self.to_bytes()))?;
-        file.sync_all()?;
-        std::fs::rename(&unfinished, path)?;
-        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
-        std::fs::File::open(dir.unwrap_or(Path::new(".")))?.sync_all()
     }
 
     /// The public half.
@@ -181,15 +159,11 @@ mod tests {
     fn a_key_file_is_private_and_kept() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("key");
-        // What somebody left who was killed while writing it.
-        let unfinished = dir.path().join("key.new");
-        std::fs::write(&unfinished, "4f").unwrap();
         let made = SigningKey::load_or_create(&path).unwrap();
         let read = SigningKey::load_or_create(&path).unwrap();
         assert_eq!(made.public(), read.public());
         let mode = std::fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
-        assert!(!unfinished.exists());
         assert!(!format!("{made:?}").contains(&hex::encode(made.to_bytes())));
         std::fs::write(&path, "nonsense").unwrap();
         assert!(matches!(
