@@ -106,7 +106,10 @@ impl FilmMedia {
 
 mod imp {
     use super::{
-        super::pipeline::{build, cut},
+        super::{
+            pipeline::{build, cut, payloaders},
+            seek_guard::SeekGuard,
+        },
         FilmSource,
     };
     use crate::library::film_name;
@@ -114,7 +117,7 @@ mod imp {
     use gst_rtsp_server::{gst_rtsp, prelude::*, subclass::prelude::*};
     use std::{
         sync::{
-            Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError,
+            Arc, Condvar, Mutex, OnceLock, PoisonError,
             atomic::{AtomicBool, Ordering},
         },
         time::Instant,
@@ -168,8 +171,14 @@ mod imp {
             let Some((film, media)) = self.film.get().zip(media) else {
                 return;
             };
-            media.remember_seeks();
-            // Configured once, so neither can be set already.
+            // Configured once, so none of these can be set already.
+            if let (Some(container), Some(bin)) =
+                (film.facts.container, media.element().downcast_ref())
+            {
+                let guard = SeekGuard::new(container);
+                payloaders(bin).for_each(|payloader| guard.watch(&payloader));
+                let _ = media.imp().guard.set(guard);
+            }
             let _ = media.imp().title.set(film_name(&film.path));
             if let Some(duration) = film.facts.duration_ns {
                 let duration = gst::ClockTime::from_nseconds(duration);
@@ -204,7 +213,7 @@ mod imp {
         pub(super) freed: AtomicBool,
         /// Held by who frees them.
         pub(super) freeing: Arc<()>,
-        seek: Mutex<Option<gst::Event>>,
+        pub(super) guard: OnceLock<SeekGuard>,
     }
 
     /// The name of the message with which [`FilmMedia::hear_out`] marks the end of what it waits for.
@@ -223,10 +232,6 @@ mod imp {
             let asked = gst::message::Application::builder(what);
             // It fails only for a pipeline that is going away.
             let _ = pipeline.post_message(asked.src(pipeline).build());
-        }
-
-        pub(super) fn last_seek(&self) -> MutexGuard<'_, Option<gst::Event>> {
-            self.seek.lock().unwrap_or_else(PoisonError::into_inner)
         }
 
         fn all_have_data(&self) -> bool {

@@ -1,6 +1,6 @@
 //! The pipeline that reads a film and makes packets of it.
 
-use super::{elements, film::FilmSource, seek_guard::SeekGuard};
+use super::{elements, film::FilmSource};
 use crate::facts::{Codec, Track};
 use gst::{glib, prelude::*};
 
@@ -31,12 +31,10 @@ pub(super) fn build(film: &FilmSource) -> Result<gst::Bin, glib::BoolError> {
     bin.add_many([&source, &demuxer, &queue])?;
     source.link(&demuxer)?;
 
-    let guard = SeekGuard::new(container);
     let mut inputs = Vec::with_capacity(film.facts.tracks.len());
     for (index, track) in film.facts.tracks.iter().enumerate() {
-        let (input, payloader) = add_branch(&bin, &queue, index, track)?;
+        let input = add_branch(&bin, &queue, index, track)?;
         inputs.push((track.pad.clone(), input));
-        guard.watch(&payloader);
     }
     demuxer.connect_pad_added(move |_, pad| {
         let wanted = inputs.iter().find(|(name, _)| *name == pad.name());
@@ -56,7 +54,7 @@ fn add_branch(
     queue: &gst::Element,
     index: usize,
     track: &Track,
-) -> Result<(glib::WeakRef<gst::Pad>, gst::Element), glib::BoolError> {
+) -> Result<glib::WeakRef<gst::Pad>, glib::BoolError> {
     let input = queue
         .request_pad_simple(&format!("sink_{index}"))
         .ok_or_else(|| glib::bool_error!("the queue gave no input"))?;
@@ -80,16 +78,19 @@ fn add_branch(
     } else {
         queue.link_pads(Some(&output), &payloader, None)?;
     }
-    Ok((input.downgrade(), payloader))
+    Ok(input.downgrade())
+}
+
+/// A film's payloaders, by the names that gst-rtsp-server looks for.
+pub(super) fn payloaders(bin: &gst::Bin) -> impl Iterator<Item = gst::Element> + use<> {
+    let elements = bin.iterate_elements().into_iter().flatten();
+    elements.filter(|element| element.name().starts_with("pay"))
 }
 
 /// Lets nothing more out of a film's pipeline.
 pub(super) fn cut(bin: &gst::Bin) {
-    let payloaders = bin.iterate_elements().into_iter().flatten();
-    for payloader in payloaders.filter(|element| element.name().starts_with("pay")) {
-        if let Some(pad) = payloader.static_pad("src") {
-            let data = gst::PadProbeType::BUFFER | gst::PadProbeType::BUFFER_LIST;
-            pad.add_probe(data, |_, _| gst::PadProbeReturn::Handled);
-        }
+    for pad in payloaders(bin).filter_map(|payloader| payloader.static_pad("src")) {
+        let data = gst::PadProbeType::BUFFER | gst::PadProbeType::BUFFER_LIST;
+        pad.add_probe(data, |_, _| gst::PadProbeReturn::Handled);
     }
 }

@@ -107,7 +107,6 @@ mod imp {
             Arc, Mutex, MutexGuard, OnceLock, PoisonError,
             atomic::{AtomicBool, AtomicUsize, Ordering},
         },
-        time::Duration,
     };
 
     /// After its last session a connection may stay for so long, in seconds: a player that reached
@@ -117,14 +116,6 @@ mod imp {
     /// How many streams a connection is remembered to have asked for. Players ask for one; whoever
     /// guesses at ids shall not fill the memory.
     const REMEMBERED_STREAMS: usize = 64;
-
-    /// How long PLAY may take before it is looked after. It takes 2 to 12 ms as a rule; where a
-    /// slow disk or a film without an index makes it longer, looking after it does no harm.
-    const PLAY_PATIENCE: Duration = Duration::from_millis(250);
-    /// How often it is looked after before it has to go on.
-    const PLAY_ATTEMPTS: u32 = 10;
-    /// For how many looks locks are freed. By then the server itself gives up.
-    const FREE_ATTEMPTS: u32 = 80;
 
     pub struct Limits {
         pub connections: Arc<AtomicUsize>,
@@ -246,9 +237,8 @@ mod imp {
 
         fn pre_play_request(&self, ctx: &RTSPContext) -> RTSPStatusCode {
             self.has_media.store(true, Ordering::Relaxed);
-            for session_media in films(ctx) {
-                let media = session_media.media().and_downcast::<FilmMedia>();
-                let Some(film) = media else {
+            for session_media in medias(ctx) {
+                let Some(film) = film(&session_media) else {
                     continue;
                 };
                 film.answer_play(true);
@@ -262,7 +252,7 @@ mod imp {
         }
 
         fn play_request(&self, ctx: &RTSPContext) {
-            for film in films(ctx).filter_map(|media| media.media().and_downcast::<FilmMedia>()) {
+            for film in medias(ctx).filter_map(|it| film(&it)) {
                 film.answer_play(false);
                 // It is still being looked after: this seek may stand still like any other.
                 film.start_again();
@@ -291,7 +281,7 @@ mod imp {
         /// VLC answers 503 by trying again over HTTP, so it is never sent.
         fn adjust_error_code(&self, ctx: &RTSPContext, status: RTSPStatusCode) -> RTSPStatusCode {
             self.unwatch();
-            for film in films(ctx).filter_map(|media| media.media().and_downcast::<FilmMedia>()) {
+            for film in medias(ctx).filter_map(|it| film(&it)) {
                 film.answer_play(false);
             }
             if status != RTSPStatusCode::ServiceUnavailable {
@@ -307,9 +297,13 @@ mod imp {
     }
 
     /// What the session of the request plays.
-    fn films(ctx: &RTSPContext) -> impl Iterator<Item = RTSPSessionMedia> + use<> {
+    fn medias(ctx: &RTSPContext) -> impl Iterator<Item = RTSPSessionMedia> + use<> {
         let medias = ctx.session().map(|session| session.filter(None));
         medias.into_iter().flatten()
+    }
+
+    fn film(media: &RTSPSessionMedia) -> Option<FilmMedia> {
+        media.media().and_downcast()
     }
 
     impl PlayerClient {
@@ -317,40 +311,13 @@ mod imp {
             self.asked.lock().unwrap_or_else(PoisonError::into_inner)
         }
 
-        /// Sees to it that PLAY does not stand still, as described at [`FilmMedia::free_locks`] and
-        /// [`FilmMedia::recount`].
+        /// Sees to it that PLAY does not stand still.
         fn watch(&self, film: &FilmMedia) {
-            let Some(watcher) = self.watcher.get() else {
-                return;
-            };
-            let film = film.downgrade();
-            let mut attempts = 0;
-            let (mut locks, mut missed) = (None::<Arc<AtomicBool>>, 0);
-            let source = glib::timeout_source_new(
-                PLAY_PATIENCE,
-                Some("rtsp-play"),
-                glib::Priority::HIGH,
-                move || {
-                    let Some(film) = film.upgrade() else {
-                        return glib::ControlFlow::Break;
-                    };
-                    attempts += 1;
-                    match &locks {
-                        Some(had) if !had.load(Ordering::Acquire) => {
-                            missed += 1;
-                            // On a busy machine, once may only mean that nobody got to ask.
-                            if missed % 2 == 0 && attempts <= FREE_ATTEMPTS {
-                                film.free_locks(had);
-                            }
-                        }
-                        _ => (locks, missed) = (Some(film.try_locks()), 0),
-                    }
-                    film.recount(attempts >= PLAY_ATTEMPTS);
-                    glib::ControlFlow::Continue
-                },
-            );
-            source.attach(Some(watcher));
-            self.watching().push(source);
+            if let Some(watcher) = self.watcher.get() {
+                let source = film.look_after();
+                source.attach(Some(watcher));
+                self.watching().push(source);
+            }
         }
 
         fn unwatch(&self) {

@@ -18,8 +18,8 @@ const FRAME_OF_SOUND: gst::ClockTime = gst::ClockTime::from_mseconds(47);
 pub(super) struct SeekGuard {
     /// How much later to seek than asked.
     later: gst::ClockTime,
-    /// The last seek's number and rate, the same for all tracks.
-    last: Arc<Mutex<(Option<gst::Seqnum>, f64)>>,
+    /// The last seek as it was asked for, the same for all tracks.
+    last: Arc<Mutex<Option<gst::event::Seek<gst::Event>>>>,
 }
 
 impl SeekGuard {
@@ -31,7 +31,7 @@ impl SeekGuard {
         };
         Self {
             later,
-            last: Arc::new(Mutex::new((None, 1.0))),
+            last: Arc::default(),
         }
     }
 
@@ -66,10 +66,15 @@ impl SeekGuard {
             };
             match event.view() {
                 gst::EventView::Seek(seek) => {
-                    let this = (Some(event.seqnum()), seek.get().0);
-                    if std::mem::replace(&mut *lock(&guard.last), this).0 == this.0 {
+                    let mut last = lock(&guard.last);
+                    if last
+                        .as_ref()
+                        .is_some_and(|last| last.seqnum() == seek.seqnum())
+                    {
                         return gst::PadProbeReturn::Handled;
                     }
+                    *last = Some(seek.to_owned());
+                    drop(last);
                     if let Some(later) = guard.put_off(seek) {
                         info.data = Some(gst::PadProbeData::Event(later));
                     }
@@ -120,9 +125,19 @@ impl SeekGuard {
         })
     }
 
+    /// The last seek once more; `None` before the first.
+    pub(super) fn again(&self) -> Option<gst::Event> {
+        let last = lock(&self.last);
+        let (rate, flags, from_type, from, to_type, to) = last.as_ref()?.get();
+        let seek = gst::event::Seek::new(rate, flags, from_type, from, to_type, to);
+        Some(seek)
+    }
+
     fn segment(&self) -> gst::FormattedSegment<gst::ClockTime> {
         let mut segment = gst::FormattedSegment::new();
-        segment.set_rate(lock(&self.last).1);
+        if let Some(last) = lock(&self.last).as_ref() {
+            segment.set_rate(last.get().0);
+        }
         segment
     }
 }

@@ -44,26 +44,11 @@ pub(super) fn element<R: Read + Seek>(
     at: u64,
     end: u64,
 ) -> io::Result<Option<Element>> {
-    // The number of leading zero bits, and one, is the length in bytes, of ids and of sizes.
-    let Some([first]) = source.bytes(at, end)? else {
-        return Ok(None);
-    };
-    let id_len = first.leading_zeros() + 1;
-    if id_len > 4 {
-        return Ok(None);
-    }
-    let Some(id) = number(source, at, id_len, end)? else {
+    let Some((id, id_len)) = coded(source, at, 4, end)? else {
         return Ok(None);
     };
     let at = at + u64::from(id_len);
-    let Some([first]) = source.bytes(at, end)? else {
-        return Ok(None);
-    };
-    let size_len = first.leading_zeros() + 1;
-    if size_len > 8 {
-        return Ok(None);
-    }
-    let Some(size) = number(source, at, size_len, end)? else {
+    let Some((size, size_len)) = coded(source, at, 8, end)? else {
         return Ok(None);
     };
     let body = at + u64::from(size_len);
@@ -76,6 +61,24 @@ pub(super) fn element<R: Read + Seek>(
         // Less than 2^56 beyond a place in a file.
         end: size.map(|size| body.saturating_add(size)),
     }))
+}
+
+/// A number that begins with its own length, of at most `longest` bytes, as ids and sizes do; and
+/// that length: the number of leading zero bits, and one.
+fn coded<R: Read + Seek>(
+    source: &mut Source<'_, R>,
+    at: u64,
+    longest: u32,
+    end: u64,
+) -> io::Result<Option<(u64, u32)>> {
+    let Some([first]) = source.bytes(at, end)? else {
+        return Ok(None);
+    };
+    let len = first.leading_zeros() + 1;
+    if len > longest {
+        return Ok(None);
+    }
+    Ok(number(source, at, len, end)?.map(|number| (number, len)))
 }
 
 /// A number of up to eight bytes.

@@ -1,7 +1,7 @@
 //! What helps a PLAY that stands still in gst-rtsp-server 1.22.0.
 
-use super::{FilmMedia, SETTLING};
-use gst::{prelude::*, subclass::prelude::ObjectSubclassIsExt as _};
+use super::{super::seek_guard::SeekGuard, FilmMedia, SETTLING};
+use gst::{glib, prelude::*, subclass::prelude::ObjectSubclassIsExt as _};
 use gst_rtsp_server::prelude::*;
 use std::{
     sync::{
@@ -11,6 +11,16 @@ use std::{
     time::{Duration, Instant},
 };
 
+/// How long PLAY may take before it is looked after. It takes 2 to 12 ms as a rule; where a slow
+/// disk or a film without an index makes it longer, looking after it does no harm.
+const PATIENCE: Duration = Duration::from_millis(250);
+
+/// How often it is looked after before it has to go on, whatever the count of tracks.
+const LOOKS: u32 = 10;
+
+/// For how many looks locks are freed. By then the server itself gives up.
+const FREEING_LOOKS: u32 = 80;
+
 /// How often it is looked whether a lock was freed.
 const FREEING: Duration = Duration::from_millis(5);
 
@@ -18,12 +28,39 @@ const FREEING: Duration = Duration::from_millis(5);
 const SEEKS: u32 = 3;
 
 impl FilmMedia {
+    /// What is to be attached to a context that never waits for players while PLAY is answered, and
+    /// destroyed then: it helps a PLAY that stands still.
+    pub(in super::super) fn look_after(&self) -> glib::Source {
+        let film = self.downgrade();
+        let mut looks = 0;
+        let (mut locks, mut missed) = (None::<Arc<AtomicBool>>, 0);
+        let look = move || {
+            let Some(film) = film.upgrade() else {
+                return glib::ControlFlow::Break;
+            };
+            looks += 1;
+            match &locks {
+                Some(had) if !had.load(Ordering::Acquire) => {
+                    missed += 1;
+                    // On a busy machine, once may only mean that nobody got to ask.
+                    if missed % 2 == 0 && looks <= FREEING_LOOKS {
+                        film.free_locks(had);
+                    }
+                }
+                _ => (locks, missed) = (Some(film.try_locks()), 0),
+            }
+            film.recount(looks >= LOOKS);
+            glib::ControlFlow::Continue
+        };
+        glib::timeout_source_new(PATIENCE, Some("rtsp-play"), glib::Priority::HIGH, look)
+    }
+
     /// Asks for the tracks' locks, in a thread of its own. What it returns becomes true when they
     /// were to be had.
-    pub(in super::super) fn try_locks(&self) -> Arc<AtomicBool> {
+    fn try_locks(&self) -> Arc<AtomicBool> {
         let had = Arc::new(AtomicBool::new(false));
         let (film, told) = (self.downgrade(), Arc::clone(&had));
-        in_background("rtsp-look", move || {
+        let asked = in_background("rtsp-look", move || {
             if let Some(film) = film.upgrade() {
                 let streams = (0..film.n_streams()).filter_map(|index| film.stream(index));
                 // It takes the lock; what it says does not matter.
@@ -31,6 +68,10 @@ impl FilmMedia {
             }
             told.store(true, Ordering::Release);
         });
+        if !asked {
+            // Nothing is known of the locks, so nothing is to be done about them.
+            had.store(true, Ordering::Release);
+        }
         had
     }
 
@@ -40,7 +81,7 @@ impl FilmMedia {
     /// the locks were `had`, the end is taken back.
     ///
     /// In threads of their own, since what is told may wait behind what stands still.
-    pub(in super::super) fn free_locks(&self, had: &Arc<AtomicBool>) {
+    fn free_locks(&self, had: &Arc<AtomicBool>) {
         self.imp().freed.store(true, Ordering::Release);
         let inputs: Vec<gst::Pad> = self.pipeline().iter().flat_map(rtp_inputs).collect();
         let (had, freeing) = (Arc::clone(had), Arc::clone(&self.imp().freeing));
@@ -82,40 +123,11 @@ impl FilmMedia {
             while Arc::strong_count(&self.imp().freeing) > 1 && Instant::now() < deadline {
                 std::thread::sleep(FREEING);
             }
-            let seek = self.imp().last_seek().take();
-            let Some((seek, pipeline)) = seek.zip(self.pipeline()) else {
-                return;
-            };
-            let gst::EventView::Seek(last) = seek.view() else {
-                return;
-            };
-            let (rate, flags, from_type, from, to_type, to) = last.get();
-            // It fails only for a pipeline that broke.
-            pipeline.send_event(gst::event::Seek::new(
-                rate, flags, from_type, from, to_type, to,
-            ));
-        }
-    }
-
-    /// Remembers the seeks that reach the demultiplexer.
-    pub(super) fn remember_seeks(&self) {
-        let Some(bin) = self.element().downcast::<gst::Bin>().ok() else {
-            return;
-        };
-        let payloaders = bin.iterate_elements().into_iter().flatten();
-        for payloader in payloaders.filter(|element| element.name().starts_with("pay")) {
-            let Some(pad) = payloader.static_pad("src") else {
-                continue;
-            };
-            let film = self.downgrade();
-            pad.add_probe(gst::PadProbeType::EVENT_UPSTREAM, move |_, info| {
-                if let (Some(event), Some(film)) = (info.event(), film.upgrade())
-                    && event.type_() == gst::EventType::Seek
-                {
-                    *film.imp().last_seek() = Some(event.to_owned());
-                }
-                gst::PadProbeReturn::Ok
-            });
+            let seek = self.imp().guard.get().and_then(SeekGuard::again);
+            if let Some((seek, pipeline)) = seek.zip(self.pipeline()) {
+                // It fails only for a pipeline that broke.
+                pipeline.send_event(seek);
+            }
         }
     }
 
@@ -123,7 +135,7 @@ impl FilmMedia {
     /// after a seek wrongly: one too many when another seek came quickly, and then it waits for 20
     /// seconds. It is told when all have, or to `go_on` without: what comes late is then played when
     /// it comes.
-    pub(in super::super) fn recount(&self, go_on: bool) {
+    fn recount(&self, go_on: bool) {
         if let Some(pipeline) = self.pipeline() {
             self.imp().recount(pipeline.upcast_ref(), go_on);
         }
@@ -136,13 +148,15 @@ fn flush(pad: &gst::Pad) {
     pad.send_event(gst::event::FlushStop::new(false));
 }
 
-/// Does something in a thread of its own. Without one it is not done: what it was to help stands
-/// still until its stream ends, and harms nobody else.
-fn in_background(name: &str, what: impl FnOnce() + Send + 'static) {
+/// Does something in a thread of its own. `false` when there is none to be had: what it was to help
+/// stands still until its stream ends, and harms nobody else.
+fn in_background(name: &str, what: impl FnOnce() + Send + 'static) -> bool {
     let thread = std::thread::Builder::new().name(name.to_owned());
-    if let Err(error) = thread.spawn(what) {
+    let started = thread.spawn(what);
+    if let Err(error) = &started {
         tracing::warn!(%error, "no thread to look after a player with");
     }
+    started.is_ok()
 }
 
 /// The inputs of the sinks from which the server takes the RTP packets that go over TCP.
