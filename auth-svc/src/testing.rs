@@ -9,7 +9,7 @@ use iceflix_core::{
     config::Common,
     replica::{Replica, RowChange},
     service::Node,
-    trust::{self, SESSION_LIFETIME, keys::SigningKey},
+    trust::{self, Authority, SESSION_LIFETIME, authority::CERTIFICATE_LIFETIME, keys::SigningKey},
 };
 use tempfile::TempDir;
 use tokio::sync::mpsc;
@@ -34,6 +34,11 @@ impl Desk {
             bus_scouting: false,
             ..Common::default()
         };
+        let authority = Authority::create("desk").unwrap();
+        let name = "auth-1".parse().unwrap();
+        authority
+            .equip(&common.identity(), Kind::Auth, &name, CERTIFICATE_LIFETIME)
+            .unwrap();
         let node = Node::join(Kind::Auth, &common).await.unwrap();
         let file = node.state_dir.join("auth.sqlite");
         let (bus, topics) = (&node.bus, &node.topics);

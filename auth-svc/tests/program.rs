@@ -5,12 +5,14 @@
 
 use iceflix_core::{
     api::{
-        PageRequest, SessionId,
+        Kind, PageRequest, SessionId,
         auth::{AuthenticatorClient, Login, Role},
         main::{DirectoryVersion, DirectoryView},
     },
     rpc::{Caller, Security},
-    trust::{self, Purpose, SessionKey, password::prehash},
+    trust::{
+        self, Authority, Purpose, SessionKey, authority::CERTIFICATE_LIFETIME, password::prehash,
+    },
 };
 use std::{
     fs::{self, File},
@@ -41,6 +43,11 @@ impl Auth {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("admin.password"), format!("{PASSWORD}\n")).unwrap();
+        let authority = Authority::create("program").unwrap();
+        let (place, name) = (dir.path().join("state/identity"), "auth-1".parse().unwrap());
+        authority
+            .equip(&place, Kind::Auth, &name, CERTIFICATE_LIFETIME)
+            .unwrap();
         // Called by its address: it has to stay the same over restarts.
         let free = TcpListener::bind("127.0.0.1:0").unwrap();
         let version = DirectoryVersion {
@@ -55,7 +62,7 @@ impl Auth {
             dir,
             address: free.local_addr().unwrap(),
             child: None,
-            caller: Caller::new(nobody, Security::default()),
+            caller: Caller::new(nobody, Security::client(authority.fingerprint()).unwrap()),
             _directory,
         }
     }

@@ -14,9 +14,9 @@ use iceflix_core::{
     },
     bus::{Bus, BusConfig},
     membership::Membership,
-    rpc::{Caller, Cluster, Effort},
+    rpc::{Caller, Cluster, Effort, Security},
     topics::Topics,
-    trust::{Purpose, SessionKey, password},
+    trust::{Authority, Purpose, SessionKey, authority::CERTIFICATE_LIFETIME, password},
 };
 use std::{fs::File, net::TcpListener, path::Path, process::Stdio, time::Duration};
 use tempfile::TempDir;
@@ -56,9 +56,12 @@ impl World {
         let name = format!("bench-{}", &session.to_string()[..8]);
         // The services find each other through this bus, which is on a port that is free now.
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let meeting = format!("tcp/127.0.0.1:{port}");
+        let meeting = format!("tls/127.0.0.1:{port}");
+        let authority = Authority::create(&name)?;
         let bus = Bus::open(&BusConfig {
             cluster: name.clone(),
+            // It sees who is there, as every service does.
+            credential: authority.issue(Kind::Main, &"bench".parse()?, CERTIFICATE_LIFETIME)?,
             listen: vec![meeting.clone()],
             connect: Vec::new(),
             scouting: false,
@@ -72,7 +75,7 @@ impl World {
         std::fs::write(&password, PASSWORD)?;
         let mut children = Vec::new();
         for kind in Kind::ALL {
-            let mut service = service(kind, dir.path())?;
+            let mut service = service(kind, dir.path(), &authority)?;
             service.args(["--cluster", &name, "--bus-connect", &meeting]);
             match kind {
                 Kind::Auth => service.arg("--admin-password-file").arg(&password),
@@ -98,7 +101,8 @@ impl World {
         let streaming = streaming.clone();
 
         // From here on as any client does it.
-        let cluster = Cluster::connect(vec![main]).await?;
+        let cluster =
+            Cluster::connect(vec![main], Security::client(authority.fingerprint())?).await?;
         let mut known = cluster.directory();
         tokio::time::timeout(PATIENCE, known.wait_for(|v| everybody(&v.instances))).await??;
         let key = SessionKey::generate()?;
@@ -223,7 +227,10 @@ impl World {
 }
 
 /// This program, about to be a service.
-fn service(kind: Kind, dir: &Path) -> anyhow::Result<Command> {
+fn service(kind: Kind, dir: &Path, authority: &Authority) -> anyhow::Result<Command> {
+    let name = format!("{kind}-1").parse()?;
+    let identity = dir.join(kind.as_str()).join("identity");
+    authority.equip(&identity, kind, &name, CERTIFICATE_LIFETIME)?;
     let log = File::create(dir.join(format!("{kind}.log")))?;
     let mut command = Command::new(std::env::current_exe()?);
     // Nothing of what the environment says to other clusters' services.

@@ -2,13 +2,14 @@
 
 use crate::address::parse_main;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use iceflix_core::api::Fingerprint;
 use std::path::PathBuf;
 
 const AFTER_HELP: &str = "\
 Without a command, iceflix opens a prompt that has the same commands and a few more.
 
 The cluster is found by --config FILE, $ICEFLIX_CONFIG, ./.iceflix/client.toml or
-$XDG_CONFIG_HOME/iceflix/client.toml; --main HOST:PORT needs none of them.
+$XDG_CONFIG_HOME/iceflix/client.toml; --main HOST:PORT with --ca needs none of them.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 not authorised, 5 nothing available.";
 
@@ -33,6 +34,9 @@ pub struct Global {
     /// A Main of the cluster; may be given more than once
     #[arg(long, global = true, value_name = "HOST:PORT", value_parser = parse_main)]
     pub main: Vec<String>,
+    /// What the cluster is known by: its authority's fingerprint
+    #[arg(long, global = true, value_name = "FINGERPRINT")]
+    pub ca: Option<Fingerprint>,
     /// Print one JSON document to standard output
     #[arg(long, global = true)]
     pub json: bool,

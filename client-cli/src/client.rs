@@ -6,7 +6,7 @@ use crate::session::{CachedToken, Session, SessionFile, TOKEN_MARGIN};
 use iceflix_core::api::auth::{AuthError, AuthenticatorClient, SessionProof, Token};
 use iceflix_core::api::main::DirectoryView;
 use iceflix_core::api::{Kind, SessionId};
-use iceflix_core::rpc::{CallError, Caller, Cluster, Effort};
+use iceflix_core::rpc::{CallError, Caller, Cluster, Effort, Security};
 use iceflix_core::trust::password::prehash;
 use iceflix_core::trust::session::{Purpose, SessionKey};
 use std::net::SocketAddr;
@@ -36,7 +36,9 @@ impl Client {
     /// [`Error::Unavailable`] when no Main answers.
     pub async fn connect(target: &Target, state_dir: &Path) -> Result<Self, Error> {
         let mains = target.resolve().await?;
-        let cluster = Cluster::connect(mains.clone()).await?;
+        let security =
+            Security::client(target.ca).map_err(|error| Error::Failed(error.to_string()))?;
+        let cluster = Cluster::connect(mains.clone(), security).await?;
         let place = Arc::new(Place {
             state_dir: state_dir.to_owned(),
             cluster: target.cluster.clone(),

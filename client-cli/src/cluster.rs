@@ -4,6 +4,7 @@
 //! all. What a cluster is made of is kept in a state directory (`state.rs`).
 
 mod backoff;
+mod certify;
 mod detach;
 mod health;
 mod keep;
@@ -49,7 +50,7 @@ pub struct RunArgs {
     /// Directories with films, one streaming node each
     #[arg(long, value_name = "DIR[:DIR…]")]
     media: Vec<OsString>,
-    /// The address to listen on; a loopback one
+    /// The address to listen on, by which others reach this machine
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
     host: String,
     /// The cluster's name (a-z, 0-9, '-'); random unless given, then kept

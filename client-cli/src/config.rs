@@ -3,13 +3,14 @@
 use crate::address::parse_main;
 use crate::cli::Global;
 use crate::error::Error;
+use iceflix_core::api::Fingerprint;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 /// The keys that a client.toml may have.
-const KEYS: [&str; 2] = ["cluster", "mains"];
+const KEYS: [&str; 3] = ["ca", "cluster", "mains"];
 
 /// What the process was started with: kept apart, so that tests can have their own.
 #[derive(Debug, Clone, Default)]
@@ -62,17 +63,11 @@ pub struct Target {
     pub cluster: Option<String>,
     /// Where its Mains are: HOST:PORT, at least one.
     pub mains: Vec<String>,
+    /// What the cluster is known by: without it no Main can be told from a stranger.
+    pub ca: Fingerprint,
 }
 
 impl Target {
-    /// A cluster of which only Mains are known.
-    pub fn of_mains(mains: Vec<String>) -> Self {
-        Self {
-            cluster: None,
-            mains,
-        }
-    }
-
     /// Finds the cluster; not finding any is an error that says what to do.
     pub fn find(global: &Global, env: &Environment) -> Result<Self, Error> {
         Self::search(global, env)?.ok_or_else(|| {
@@ -88,15 +83,28 @@ impl Target {
     /// `./.iceflix/client.toml` and `$XDG_CONFIG_HOME/iceflix/client.toml`.
     pub fn search(global: &Global, env: &Environment) -> Result<Option<Self>, Error> {
         if !global.main.is_empty() {
-            let cluster = match &global.config {
-                Some(file) => read(&env.dir.join(file))?.cluster,
-                None => None,
+            let known = match global.ca {
+                Some(_) if global.config.is_none() => None,
+                _ => Self::in_a_file(global, env)?,
             };
+            let ca = global.ca.or(known.as_ref().map(|known| known.ca));
             return Ok(Some(Self {
-                cluster,
+                ca: ca.ok_or_else(no_fingerprint)?,
+                // Another cluster's name than the one meant would find that one's session.
+                cluster: known
+                    .filter(|known| Some(known.ca) == ca)
+                    .and_then(|known| known.cluster),
                 mains: global.main.clone(),
             }));
         }
+        Ok(Self::in_a_file(global, env)?.map(|known| Self {
+            ca: global.ca.unwrap_or(known.ca),
+            ..known
+        }))
+    }
+
+    /// The cluster of the first file there is.
+    fn in_a_file(global: &Global, env: &Environment) -> Result<Option<Self>, Error> {
         // A file that was named must be there; the usual places may be empty.
         if let Some(file) = &global.config {
             return read(&env.dir.join(file)).map(Some);
@@ -149,29 +157,45 @@ fn read(file: &Path) -> Result<Target, Error> {
 /// Understands a client.toml's text.
 fn parse(text: &str) -> Result<Target, String> {
     let table: toml::Table = toml::from_str(text).map_err(|error| error.to_string())?;
-    let mut target = Target::of_mains(Vec::new());
+    let (mut cluster, mut mains, mut ca) = (None, Vec::new(), None);
     for (key, value) in table {
         match key.as_str() {
             "cluster" => {
                 let name = value.as_str().ok_or("`cluster` is a name in quotes")?;
-                target.cluster = Some(name.to_owned());
+                cluster = Some(name.to_owned());
             }
             "mains" => {
-                let mains = value.as_array().ok_or(LIST)?;
-                for main in mains {
+                for main in value.as_array().ok_or(LIST)? {
                     let main = parse_main(main.as_str().ok_or(LIST)?);
-                    target
-                        .mains
-                        .push(main.map_err(|error| format!("`mains`: {error}"))?);
+                    mains.push(main.map_err(|error| format!("`mains`: {error}"))?);
                 }
+            }
+            "ca" => {
+                let text = value.as_str().ok_or("`ca` is a fingerprint in quotes")?;
+                let known = text.parse().map_err(|error| format!("`ca`: {error}"))?;
+                ca = Some(known);
             }
             unknown => return Err(unknown_key(unknown)),
         }
     }
-    if target.mains.is_empty() {
+    if mains.is_empty() {
         return Err(format!("no Main is listed: {LIST}"));
     }
-    Ok(target)
+    Ok(Target {
+        cluster,
+        mains,
+        ca: ca.ok_or("there is no `ca`, the fingerprint by which the cluster is known")?,
+    })
+}
+
+/// What a Main without a fingerprint is answered with.
+pub fn no_fingerprint() -> Error {
+    Error::Usage(
+        "whose Main is that? Give the cluster's fingerprint with --ca, or its client.toml with \
+         --config; `iceflix cluster join LINE` writes one, from a line that `iceflix cluster invite \
+         --client` prints on a machine of the cluster"
+            .into(),
+    )
 }
 
 const LIST: &str = "`mains` is a list like [\"127.0.0.1:7000\"]";
@@ -189,6 +213,8 @@ fn unknown_key(key: &str) -> String {
 mod tests {
     use super::*;
 
+    const CA: &str = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
+
     fn env(dir: &Path, vars: &[(&str, &Path)]) -> Environment {
         Environment {
             vars: vars
@@ -201,7 +227,8 @@ mod tests {
 
     fn write(file: &Path, port: u16) {
         std::fs::create_dir_all(file.parent().unwrap()).unwrap();
-        std::fs::write(file, format!("mains = [\"127.0.0.1:{port}\"]")).unwrap();
+        let text = format!("mains = [\"127.0.0.1:{port}\"]\nca = \"{CA}\"");
+        std::fs::write(file, text).unwrap();
     }
 
     #[test]
@@ -260,7 +287,9 @@ mod tests {
 
     #[test]
     fn configs_are_read_and_bad_ones_refused() {
-        let target = parse("cluster = \"home\"\nmains = [\"a:1\", \"[::1]:2\"]").unwrap();
+        let text = format!("ca = \"{CA}\"\ncluster = \"home\"\nmains = [\"a:1\", \"[::1]:2\"]");
+        let target = parse(&text).unwrap();
+        assert_eq!(target.ca.to_string(), CA);
         assert_eq!(target.cluster.as_deref(), Some("home"));
         assert_eq!(target.mains, ["a:1", "[::1]:2"]);
         for bad in [
@@ -272,8 +301,36 @@ mod tests {
             "cluster = 1\nmains = [\"a:1\"]",
             "mains = [",
         ] {
-            assert!(parse(bad).is_err(), "{bad}");
+            let known = format!("{bad}\nca = \"{CA}\"");
+            assert!(parse(&known).is_err(), "{bad}");
         }
+        let error = parse("mains = [\"a:1\"]").unwrap_err();
+        assert!(error.contains("`ca`"), "{error}");
+        assert!(parse("mains = [\"a:1\"]\nca = \"12\"").is_err());
+    }
+
+    #[test]
+    fn a_main_alone_is_not_known_by_its_address() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path();
+        let nowhere = env(dir, &[("HOME", dir)]);
+        let mut global = Global {
+            main: vec!["127.0.0.1:6".into()],
+            ..Global::default()
+        };
+        let error = Target::find(&global, &nowhere).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        assert!(error.to_string().contains("--ca"), "{error}");
+        // The cluster that is known here, by another door.
+        write(&dir.join(".iceflix/client.toml"), 3);
+        let target = Target::find(&global, &nowhere).unwrap();
+        assert_eq!(
+            (target.mains, target.ca),
+            (global.main.clone(), CA.parse().unwrap())
+        );
+        let other: Fingerprint = "00".repeat(32).parse().unwrap();
+        global.ca = Some(other);
+        assert_eq!(Target::find(&global, &nowhere).unwrap().ca, other);
     }
 
     #[test]

@@ -33,9 +33,10 @@ impl Terminal {
         let program = env!("CARGO_BIN_EXE_iceflix");
         let bin = home.dir.path().join("bin");
         let command = format!(
-            "{prepare} && PATH='{}' exec '{program}' --main {}",
+            "{prepare} && PATH='{}' exec '{program}' --main {} --ca {}",
             bin.display(),
-            home.cluster.main
+            home.cluster.main,
+            home.cluster.ca()
         );
         let mut child = Command::new("script")
             .args(["--quiet", "--return", "--command", &command, "/dev/null"])

@@ -48,6 +48,8 @@ fn wrong_usage_exits_with_2_and_says_so_on_stderr() {
         &["--main", "127.0.0.1:1", "tag", "add", "not-an-id", "x"],
         &["--main", "127.0.0.1:1", "rename", "ü", "x"],
         &["--main", "127.0.0.1", "status"],
+        &["--main", "127.0.0.1:1", "status"],
+        &["--main", "127.0.0.1:1", "--ca", "12", "status"],
         &["--config", "absent.toml", "status"],
         &["search", "--limit", "0"],
         &["url"],
@@ -78,6 +80,7 @@ fn without_a_cluster_it_says_what_to_do() {
 #[test]
 fn without_a_live_main_nothing_is_available() {
     let main = nobody();
+    let ca = "00".repeat(32);
     for words in [
         &["status", "--main", &main][..],
         &["--json", "--main", &main, "status"],
@@ -85,7 +88,7 @@ fn without_a_live_main_nothing_is_available() {
         &["--main", &main, "show", "ab"],
         &["--main", "name.invalid:7000", "status"],
     ] {
-        let (code, stdout, stderr) = run(words);
+        let (code, stdout, stderr) = run(&[words, &["--ca", &ca]].concat());
         assert_eq!((code, stdout.as_str()), (5, ""), "{words:?}: {stderr}");
         assert!(stderr.contains("Main"), "{stderr}");
     }

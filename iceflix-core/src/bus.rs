@@ -1,30 +1,33 @@
 //! The bus: publish/subscribe, questions to many, and who is alive, over zenoh.
 //!
-//! This is the only file that touches zenoh. The rest of IceFlix sees plain keys and bytes.
+//! This is the only module that touches zenoh. The rest of IceFlix sees plain keys and bytes. Every
+//! link is TLS with certificates at both ends, and each node holds the others to what their role
+//! may say and hear ([`access`]).
 //!
 //! zenoh's pub/sub may drop messages and late joiners miss the past; nothing here hides that.
 //! [`crate::feed`] builds on these parts what a topic needs to be right all the same.
 
+mod access;
+mod declared;
+mod settings;
+
+use crate::trust::Credential;
+use declared::{Declared, What};
 use futures::future::BoxFuture;
-use sha2::{Digest, Sha256};
+use settings::Place;
 use std::{
-    net::{Ipv4Addr, SocketAddrV4},
-    sync::Arc,
+    collections::BTreeSet,
+    sync::{Arc, Mutex, PoisonError, RwLock, Weak},
     time::Duration,
 };
 use tokio::sync::mpsc;
 use zenoh::{
-    Config, Session,
-    liveliness::LivelinessToken,
-    pubsub::Subscriber,
+    Session,
     qos::CongestionControl,
-    query::{ConsolidationMode, QueryTarget, Queryable},
-    sample::SampleKind,
+    query::{ConsolidationMode, Query, QueryTarget},
+    sample::{Sample, SampleKind},
+    session::ZenohId,
 };
-
-/// How long a silent link counts as alive, in milliseconds. Measured: a hang is noticed after
-/// 0.8 s, a pulled cable after 1.0 s, and 32 busy loops on 2 cores raised no false alarm.
-const LEASE_MS: u64 = 1000;
 
 /// How many unread messages a subscription holds before it drops: a gap is noticed by its
 /// numbers and mended with a snapshot.
@@ -72,7 +75,9 @@ pub enum BusError {
 pub struct BusConfig {
     /// The cluster: nodes of different clusters use different multicast groups and keys.
     pub cluster: String,
-    /// Where other nodes reach this one: `tcp/ADDRESS:PORT`, port 0 for any.
+    /// What makes it one of the cluster's. Its role says what the others let it say and hear.
+    pub credential: Credential,
+    /// Where other nodes reach this one: `tls/ADDRESS:PORT`, port 0 for any.
     pub listen: Vec<String>,
     /// Nodes to connect to besides those that are found.
     pub connect: Vec<String>,
@@ -82,10 +87,31 @@ pub struct BusConfig {
     pub interface: String,
 }
 
+/// How long a node that is on the bus anew may take to meet everyone it knew before.
+const MEETING: Duration = Duration::from_secs(5);
+
+/// How long it is on the bus twice after that, so that everyone has heard what it declares before
+/// they hear that its first session ends. Declarations follow a link's opening within milliseconds.
+const OVERLAP: Duration = Duration::from_millis(500);
+
 /// A node's place on the bus. Cheap to clone.
 #[derive(Clone)]
 pub struct Bus {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    config: BusConfig,
+    present: RwLock<Present>,
+    declared: Mutex<Vec<Weak<Declared>>>,
+    /// Held while one session takes another's place.
+    renewing: tokio::sync::Mutex<()>,
+}
+
+#[derive(Clone)]
+struct Present {
     session: Session,
+    place: Place,
 }
 
 /// A message from the bus.
@@ -109,7 +135,7 @@ pub struct Alive {
 /// Messages of one subscription, until it is dropped.
 pub struct Subscription<T> {
     receiver: mpsc::Receiver<T>,
-    _subscriber: Subscriber<()>,
+    _declared: Arc<Declared>,
 }
 
 impl<T> Subscription<T> {
@@ -120,20 +146,18 @@ impl<T> Subscription<T> {
 }
 
 /// Declares this node alive, until it is dropped or the node dies.
-pub struct AliveToken(LivelinessToken);
+pub struct AliveToken(Arc<Declared>);
 
 impl AliveToken {
     /// Says goodbye now; the others hear it at once.
     pub async fn withdraw(self) {
-        if let Err(error) = self.0.undeclare().await {
-            tracing::debug!(%error, "withdrawing from a bus that is closed already");
-        }
+        self.0.withdraw().await;
     }
 }
 
 /// Answers questions, until it is dropped.
 pub struct Answering {
-    _queryable: Queryable<()>,
+    _declared: Arc<Declared>,
 }
 
 impl Bus {
@@ -142,20 +166,111 @@ impl Bus {
     /// # Errors
     /// When a setting is not usable or an address to listen on is taken.
     pub async fn open(config: &BusConfig) -> Result<Self, BusError> {
-        let session = zenoh::open(zenoh_config(config)?)
-            .await
-            .map_err(|error| BusError::Open {
-                listen: config.listen.clone(),
-                reason: error.to_string(),
-            })?;
-        Ok(Self { session })
+        let place = Place::first(config)?;
+        let present = open(config, place, &[]).await?;
+        Ok(Self {
+            inner: Arc::new(Inner {
+                config: config.clone(),
+                present: RwLock::new(present),
+                declared: Mutex::default(),
+                renewing: tokio::sync::Mutex::default(),
+            }),
+        })
     }
 
     /// Leaves the bus.
     pub async fn close(&self) {
-        if let Err(error) = self.session.close().await {
-            tracing::debug!(%error, "closing the bus");
+        let _renewing = self.inner.renewing.lock().await;
+        for declared in self.all_declared() {
+            declared.end();
         }
+        close(self.present().session).await;
+    }
+
+    /// Goes on with a renewed credential. zenoh reads certificates when it opens, so a second
+    /// session takes over everything that was declared before the first is closed: nobody sees a
+    /// departure. A node with a fixed address moves twice, since only one can listen there.
+    ///
+    /// # Errors
+    /// When no second session could be opened: the first goes on.
+    pub async fn renew(&self, credential: Credential) -> Result<(), BusError> {
+        let _renewing = self.inner.renewing.lock().await;
+        let config = BusConfig {
+            credential,
+            ..self.inner.config.clone()
+        };
+        let aside = Place::aside(&config)?;
+        self.move_to(&config, aside).await?;
+        if Place::is_fixed(&config) {
+            let first = Place::first(&config)?;
+            self.move_to(&config, first).await?;
+        }
+        Ok(())
+    }
+
+    async fn move_to(&self, config: &BusConfig, place: Place) -> Result<(), BusError> {
+        let before = self.present();
+        // The first session knows everybody, and tells the second.
+        let after = open(config, place, before.place.endpoints()).await?;
+        for declared in self.all_declared() {
+            if let Err(error) = declared.also_on(&after.session).await {
+                close(after.session).await;
+                return Err(error);
+            }
+        }
+        let met = meet(&before.session, &after.session);
+        if tokio::time::timeout(MEETING, met).await.is_err() {
+            tracing::debug!("not everyone was met again in time; they will be");
+        }
+        *self
+            .inner
+            .present
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = after.clone();
+        // What was declared in the meantime, on the session before.
+        for declared in self.all_declared() {
+            declared.also_on(&after.session).await?;
+        }
+        tokio::time::sleep(OVERLAP).await;
+        for declared in self.all_declared() {
+            declared.only_on(&after.session).await;
+        }
+        close(before.session).await;
+        Ok(())
+    }
+
+    fn present(&self) -> Present {
+        self.inner
+            .present
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    fn session(&self) -> Session {
+        self.present().session
+    }
+
+    fn declared(&self) -> std::sync::MutexGuard<'_, Vec<Weak<Declared>>> {
+        // A list of handles: a panic elsewhere cannot have left it unusable.
+        self.inner
+            .declared
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn all_declared(&self) -> Vec<Arc<Declared>> {
+        let mut all = self.declared();
+        all.retain(|declared| declared.strong_count() > 0);
+        all.iter().filter_map(Weak::upgrade).collect()
+    }
+
+    async fn declare(&self, what: What) -> Result<Arc<Declared>, BusError> {
+        let declared = Arc::new(Declared::new(what));
+        // Known first: should a renewal come in between, it declares this one, too.
+        self.declared().push(Arc::downgrade(&declared));
+        declared.also_on(&self.session()).await?;
+        Ok(declared)
     }
 
     /// Publishes a message to all that subscribe to its key now.
@@ -163,7 +278,7 @@ impl Bus {
     /// # Errors
     /// When the session is closed or the key is not one.
     pub async fn publish(&self, key: &str, payload: Vec<u8>) -> Result<(), BusError> {
-        self.session
+        self.session()
             .put(key, payload)
             .congestion_control(CongestionControl::Block)
             .await
@@ -171,32 +286,29 @@ impl Bus {
     }
 
     /// Hears the messages published on keys that match `key` (zenoh key expression) from now on.
+    /// While this node or a speaker renews its certificate a message may come twice.
     ///
     /// # Errors
     /// When the session is closed or the key is not one.
     pub async fn subscribe(&self, key: &str) -> Result<Subscription<Message>, BusError> {
         let (sender, receiver) = mpsc::channel(BACKLOG);
-        let subscriber = self
-            .session
-            .declare_subscriber(key)
-            .callback(move |sample| {
-                if sample.payload().len() > MAX_MESSAGE {
-                    tracing::warn!(key = %sample.key_expr(), "a message over the size limit was ignored");
-                    return;
-                }
-                let message = Message {
-                    key: sample.key_expr().to_string(),
-                    payload: sample.payload().to_bytes().into_owned(),
-                };
-                if sender.try_send(message).is_err() {
-                    tracing::debug!("a message was dropped: its reader is behind");
-                }
-            })
-            .await
-            .map_err(operation("subscribe to", key))?;
+        let heard = move |sample: Sample| {
+            if sample.payload().len() > MAX_MESSAGE {
+                tracing::warn!(key = %sample.key_expr(), "a message over the size limit was ignored");
+                return;
+            }
+            let message = Message {
+                key: sample.key_expr().to_string(),
+                payload: sample.payload().to_bytes().into_owned(),
+            };
+            if sender.try_send(message).is_err() {
+                tracing::debug!("a message was dropped: its reader is behind");
+            }
+        };
+        let what = What::Subscriber(key.to_owned(), Arc::new(heard));
         Ok(Subscription {
             receiver,
-            _subscriber: subscriber,
+            _declared: self.declare(what).await?,
         })
     }
 
@@ -205,10 +317,9 @@ impl Bus {
     /// # Errors
     /// When the session is closed or the key is not one.
     pub async fn declare_alive(&self, key: &str) -> Result<AliveToken, BusError> {
-        let token = self.session.liveliness().declare_token(key).await;
-        token
+        self.declare(What::Token(key.to_owned()))
+            .await
             .map(AliveToken)
-            .map_err(operation("declare alive", key))
     }
 
     /// Hears which keys matching `key` are alive: those that are already, then every change.
@@ -217,25 +328,19 @@ impl Bus {
     /// When the session is closed or the key is not one.
     pub async fn watch_alive(&self, key: &str) -> Result<Subscription<Alive>, BusError> {
         let (sender, receiver) = mpsc::channel(BACKLOG);
-        let subscriber = self
-            .session
-            .liveliness()
-            .declare_subscriber(key)
-            .history(true)
-            .callback(move |sample| {
-                let alive = Alive {
-                    key: sample.key_expr().to_string(),
-                    alive: sample.kind() == SampleKind::Put,
-                };
-                if sender.try_send(alive).is_err() {
-                    tracing::error!("a coming or going was dropped: its reader hangs");
-                }
-            })
-            .await
-            .map_err(operation("watch", key))?;
+        let heard = move |sample: Sample| {
+            let alive = Alive {
+                key: sample.key_expr().to_string(),
+                alive: sample.kind() == SampleKind::Put,
+            };
+            if sender.try_send(alive).is_err() {
+                tracing::error!("a coming or going was dropped: its reader hangs");
+            }
+        };
+        let what = What::Watcher(key.to_owned(), Arc::new(heard));
         Ok(Subscription {
             receiver,
-            _subscriber: subscriber,
+            _declared: self.declare(what).await?,
         })
     }
 
@@ -251,32 +356,28 @@ impl Bus {
         let runtime = tokio::runtime::Handle::current();
         let answer = Arc::new(answer);
         let own_key = key.to_owned();
-        let queryable = self
-            .session
-            .declare_queryable(key)
-            .callback(move |query| {
-                let question = query
-                    .payload()
-                    .map(|bytes| bytes.to_bytes().into_owned())
-                    .unwrap_or_default();
-                if question.len() > MAX_MESSAGE {
-                    return;
-                }
-                let answer = Arc::clone(&answer);
-                let key = own_key.clone();
-                runtime.spawn(async move {
-                    for piece in answer(question).await {
-                        if let Err(error) = query.reply(&key, piece).await {
-                            tracing::debug!(%key, %error, "an answer could not be sent");
-                            return;
-                        }
+        let asked = move |query: Query| {
+            let question = query
+                .payload()
+                .map(|bytes| bytes.to_bytes().into_owned())
+                .unwrap_or_default();
+            if question.len() > MAX_MESSAGE {
+                return;
+            }
+            let answer = Arc::clone(&answer);
+            let key = own_key.clone();
+            runtime.spawn(async move {
+                for piece in answer(question).await {
+                    if let Err(error) = query.reply(&key, piece).await {
+                        tracing::debug!(%key, %error, "an answer could not be sent");
+                        return;
                     }
-                });
-            })
-            .await
-            .map_err(operation("answer on", key))?;
+                }
+            });
+        };
+        let what = What::Queryable(key.to_owned(), Arc::new(asked));
         Ok(Answering {
-            _queryable: queryable,
+            _declared: self.declare(what).await?,
         })
     }
 
@@ -292,7 +393,7 @@ impl Bus {
         timeout: Duration,
     ) -> Result<Vec<Message>, BusError> {
         let (sender, mut receiver) = mpsc::unbounded_channel();
-        self.session
+        self.session()
             .get(key)
             .payload(question)
             .target(QueryTarget::All)
@@ -332,96 +433,35 @@ fn operation(
     }
 }
 
-/// The multicast group in which a cluster's nodes find each other: one of the 65,536 of
-/// 239.255.0.0/16 (local scope, RFC 2365) by the cluster's name, so that clusters that share a
-/// network do not connect to one another.
-fn multicast_group(cluster: &str) -> SocketAddrV4 {
-    let hash = Sha256::digest(cluster.as_bytes());
-    SocketAddrV4::new(Ipv4Addr::new(239, 255, hash[0], hash[1]), 7446)
+async fn open(config: &BusConfig, place: Place, also: &[String]) -> Result<Present, BusError> {
+    let settings = settings::zenoh(config, &place, also)?;
+    let session = zenoh::open(settings)
+        .await
+        .map_err(|error| BusError::Open {
+            listen: place.endpoints().to_vec(),
+            reason: error.to_string(),
+        })?;
+    Ok(Present { session, place })
 }
 
-fn zenoh_config(config: &BusConfig) -> Result<Config, BusError> {
-    let mut zenoh = Config::default();
-    let mut set = |key: &'static str, value: serde_json::Value| {
-        let value = value.to_string();
-        zenoh
-            .insert_json5(key, &value)
-            .map_err(|error| BusError::Setting {
-                key,
-                value,
-                reason: error.to_string(),
-            })
-    };
-    set("mode", "peer".into())?;
-    set("listen/endpoints", config.listen.clone().into())?;
-    set("listen/exit_on_failure", true.into())?;
-    set("connect/endpoints", config.connect.clone().into())?;
-    set("connect/exit_on_failure", false.into())?;
-    // Never given up: a neighbour that starts later is met then.
-    set("connect/timeout_ms", (-1).into())?;
-    // One that is just starting is found soon, one that is gone costs little.
-    set(
-        "connect/retry",
-        serde_json::json!({
-            "period_init_ms": 100,
-            "period_max_ms": 2000,
-            "period_increase_factor": 1.5,
-        }),
-    )?;
-    set("scouting/multicast/enabled", config.scouting.into())?;
-    set(
-        "scouting/multicast/interface",
-        config.interface.clone().into(),
-    )?;
-    set(
-        "scouting/multicast/address",
-        multicast_group(&config.cluster).to_string().into(),
-    )?;
-    set("scouting/delay", 200.into())?;
-    set("transport/link/tx/lease", LEASE_MS.into())?;
-    Ok(zenoh)
+async fn close(session: Session) {
+    if let Err(error) = session.close().await {
+        tracing::debug!(%error, "closing the bus");
+    }
+}
+
+/// Waits until a session knows everybody whom another one knows.
+async fn meet(known: &Session, meeting: &Session) {
+    let own = [known.zid(), meeting.zid()];
+    loop {
+        let wanted: BTreeSet<ZenohId> = known.info().peers_zid().await.collect();
+        let met: BTreeSet<ZenohId> = meeting.info().peers_zid().await.collect();
+        if wanted.difference(&met).all(|peer| own.contains(peer)) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn alone() -> BusConfig {
-        BusConfig {
-            cluster: "test".into(),
-            listen: vec!["tcp/127.0.0.1:0".into()],
-            connect: vec![],
-            scouting: false,
-            interface: "auto".into(),
-        }
-    }
-
-    #[test]
-    fn clusters_use_groups_of_their_own() {
-        assert_eq!(multicast_group("a"), multicast_group("a"));
-        assert_ne!(multicast_group("a"), multicast_group("b"));
-        assert!(multicast_group("a").ip().is_multicast());
-    }
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn nonsense_settings_are_refused_with_a_reason() {
-        let mut config = alone();
-        config.listen = vec!["nonsense".into()];
-        let Err(error) = Bus::open(&config).await else {
-            panic!("nonsense was taken as an address");
-        };
-        assert!(error.to_string().contains("nonsense"), "{error}");
-    }
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn a_port_in_use_is_named() {
-        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = format!("tcp/{}", taken.local_addr().unwrap());
-        let mut config = alone();
-        config.listen = vec![address.clone()];
-        let Err(error) = Bus::open(&config).await else {
-            panic!("a port in use was taken");
-        };
-        assert!(error.to_string().contains(&address), "{error}");
-    }
-}
+mod tests;

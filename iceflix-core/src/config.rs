@@ -9,7 +9,7 @@ use clap::{Arg, ArgAction, Command, parser::ValueSource};
 use serde::{Deserialize, de::DeserializeOwned};
 use std::{
     ffi::OsString,
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     path::{Path, PathBuf},
 };
 use toml::{Table, Value};
@@ -37,7 +37,7 @@ pub struct Key {
 }
 
 /// The keys that every service has. See `configs/` for the commented files.
-pub const COMMON_KEYS: [Key; 10] = [
+pub const COMMON_KEYS: [Key; 11] = [
     key(
         "cluster",
         Shape::Text,
@@ -59,14 +59,19 @@ pub const COMMON_KEYS: [Key; 10] = [
         "The directory for what must survive a restart",
     ),
     key(
+        "identity_dir",
+        Shape::Text,
+        "The directory with this instance's certificate",
+    ),
+    key(
         "bus_listen",
         Shape::List,
-        "Where other nodes reach this one's bus: tcp/ADDRESS:PORT",
+        "Where other nodes reach this one's bus: tls/ADDRESS:PORT",
     ),
     key(
         "bus_connect",
         Shape::List,
-        "Nodes to connect to besides those found: tcp/ADDRESS:PORT",
+        "Nodes to connect to besides those found: tls/ADDRESS:PORT",
     ),
     key(
         "bus_scouting",
@@ -108,12 +113,14 @@ pub enum LogFormat {
 pub struct Common {
     /// The cluster this instance belongs to: 1 to 64 of `a-z`, `0-9`, `-`.
     pub cluster: InstanceId,
-    /// This instance's name, unique in the cluster; made up at each start when not given.
+    /// This instance's name, unique in the cluster; its certificate says it when this does not.
     pub instance: Option<InstanceId>,
     /// Where to answer calls.
     pub listen: SocketAddr,
     /// The directory for what must survive a restart.
     pub state_dir: PathBuf,
+    /// The directory with this instance's certificate; `identity` in `state_dir` when not given.
+    pub identity_dir: Option<PathBuf>,
     /// Where other nodes reach this one's bus.
     pub bus_listen: Vec<String>,
     /// Nodes to connect to besides those that are found.
@@ -135,7 +142,8 @@ impl Default for Common {
             instance: None,
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             state_dir: PathBuf::from(".iceflix/state"),
-            bus_listen: vec!["tcp/127.0.0.1:0".into()],
+            identity_dir: None,
+            bus_listen: vec!["tls/127.0.0.1:0".into()],
             bus_connect: Vec::new(),
             bus_scouting: true,
             bus_interface: "auto".into(),
@@ -154,13 +162,17 @@ fn plain_name(name: &'static str) -> InstanceId {
 }
 
 impl Common {
-    /// This instance's name: the configured one, or `{kind}-{64 random bits}`.
-    pub fn instance_name(&self, kind: Kind) -> InstanceId {
-        match &self.instance {
-            Some(instance) => instance.clone(),
-            None => format!("{kind}-{:016x}", rand::random::<u64>())
-                .parse()
-                .unwrap_or_else(|_| plain_name("nameless")),
+    /// Whether the bus can be reached from this machine only.
+    pub fn stays_on_this_machine(&self) -> bool {
+        let mut addresses = self.bus_listen.iter().filter_map(|text| endpoint(text));
+        addresses.all(|address| address.ip().is_loopback())
+    }
+
+    /// Where this instance's certificate is.
+    pub fn identity(&self) -> PathBuf {
+        match &self.identity_dir {
+            Some(dir) => dir.clone(),
+            None => self.state_dir.join("identity"),
         }
     }
 }
@@ -324,45 +336,29 @@ pub fn from_table<C: ServiceConfig>(table: Table) -> Result<C, ConfigError> {
         .map_err(|error: toml::de::Error| ConfigError::Value(error.message().to_owned()))?;
     config.check().map_err(ConfigError::Value)?;
     let common = config.common();
-    check_plain(common.listen.ip(), "listen").map_err(ConfigError::Value)?;
     for (key, endpoints) in [
         ("bus_listen", &common.bus_listen),
         ("bus_connect", &common.bus_connect),
     ] {
-        for endpoint in endpoints {
-            check_endpoint(endpoint, key).map_err(ConfigError::Value)?;
+        for text in endpoints {
+            check_endpoint(text, key).map_err(ConfigError::Value)?;
         }
     }
     Ok(config)
 }
 
-/// Checks an address of the bus: `tcp/ADDRESS:PORT`, on this machine.
-fn check_endpoint(endpoint: &str, key: &str) -> Result<(), String> {
-    let address = endpoint
-        .strip_prefix("tcp/")
-        .and_then(|address| address.parse::<SocketAddr>().ok())
-        .ok_or_else(|| format!("`{key}`: {endpoint:?} is not of the form tcp/ADDRESS:PORT"))?;
-    check_plain(address.ip(), key)
-}
-
-/// Whether connections that are not encrypted may leave this machine: in the project's own
-/// network-namespace tests only.
-pub fn plain_beyond_loopback() -> bool {
-    std::env::var_os("ICEFLIX_PLAINTEXT_NETNS").is_some_and(|value| value == "1")
-}
-
-/// Refuses to answer plain calls beyond this machine.
-///
-/// # Errors
-/// A sentence that says what to do.
-pub fn check_plain(address: IpAddr, key: &str) -> Result<(), String> {
-    if address.is_loopback() || plain_beyond_loopback() {
-        return Ok(());
+/// Checks an address of the bus: `tls/ADDRESS:PORT`.
+fn check_endpoint(text: &str, key: &str) -> Result<(), String> {
+    match endpoint(text) {
+        Some(_) => Ok(()),
+        None => Err(format!(
+            "`{key}`: {text:?} is not of the form tls/ADDRESS:PORT"
+        )),
     }
-    Err(format!(
-        "`{key}` = {address} is not a loopback address. Connections are not encrypted yet, so \
-         services answer on this machine only; use 127.0.0.1 or [::1]"
-    ))
+}
+
+fn endpoint(text: &str) -> Option<SocketAddr> {
+    text.strip_prefix("tls/")?.parse().ok()
 }
 
 fn read<C: ServiceConfig>(path: &Path) -> Result<Table, ConfigError> {

@@ -1,7 +1,7 @@
 //! Requests: serving them until the last is answered, and calling with another try elsewhere.
 //!
-//! Every request is a tarpc call in bincode frames of at most 1 MiB. [`link`] is the one place
-//! that opens and accepts connections, so that encrypting them touches no service.
+//! Every request is a tarpc call in bincode frames of at most 1 MiB, inside TLS. [`link`] is the one
+//! place that opens and accepts connections.
 
 pub mod call;
 pub mod cluster;

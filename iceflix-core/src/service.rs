@@ -7,9 +7,9 @@ use crate::{
     config::{self, Common, ConfigError, LogFormat, ServiceConfig},
     files::private_dir,
     membership::{Announcement, Membership},
-    rpc::{Listener, Peer, Security, ServerLink, serve::BindError},
+    rpc::{Listener, Peer, Security, ServerLink, link::SecurityError, serve::BindError},
     topics::Topics,
-    trust::Verifier,
+    trust::{Credential, Credentials, Verifier, authority::CertificateError},
 };
 use futures::Stream;
 use nix::{
@@ -45,6 +45,30 @@ pub enum StartError {
         "the state directory {0} is in use by another instance; give each its own with `state_dir`"
     )]
     StateInUse(PathBuf),
+    /// It has no certificate.
+    #[error(
+        "there is no certificate in {0}: `iceflix cluster init` makes a cluster's first ones, and \
+         `iceflix cluster join LINE` takes an invitation to a cluster that there is"
+    )]
+    NoCertificate(PathBuf),
+    /// Its certificate cannot be used.
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
+    /// Its certificate is for something else.
+    #[error(
+        "the certificate in {dir} is for {is}, and this is {wanted}; give each its own with `identity_dir`"
+    )]
+    OtherCertificate {
+        /// Where it is.
+        dir: PathBuf,
+        /// For whom.
+        is: String,
+        /// For whom it should be.
+        wanted: String,
+    },
+    /// Connections cannot be encrypted.
+    #[error(transparent)]
+    Security(#[from] SecurityError),
     /// Its state directory cannot be made.
     #[error("the state directory {path} cannot be used")]
     State {
@@ -190,6 +214,26 @@ fn lock_state(kind: Kind, directory: &Path) -> Result<Flock<File>, StartError> {
     })
 }
 
+/// The certificate of this instance, if it is one for it.
+async fn own_credential(kind: Kind, config: &Common) -> Result<Credential, StartError> {
+    let dir = config.identity();
+    if !Credential::is_in(&dir) {
+        return Err(StartError::NoCertificate(dir));
+    }
+    let credential = Credential::load(&dir)?;
+    let name = credential.name();
+    let wanted = config.instance.as_ref().unwrap_or(&name.instance);
+    let describe = |kind: Kind, instance: &InstanceId, cluster: &str| {
+        format!("{kind} {instance} of the cluster {cluster}")
+    };
+    let is = describe(name.kind, &name.instance, credential.cluster());
+    let wanted = describe(kind, wanted, config.cluster.as_str());
+    match is == wanted {
+        true => Ok(credential),
+        false => Err(StartError::OtherCertificate { dir, is, wanted }),
+    }
+}
+
 /// A node of the cluster: what every service stands on.
 pub struct Node {
     /// What it is.
@@ -204,6 +248,10 @@ pub struct Node {
     pub membership: Membership,
     /// Who may do what.
     pub verifier: Verifier,
+    /// Its own certificate, which is renewed.
+    pub credentials: Credentials,
+    /// How connections are protected, here and to others.
+    pub security: Security,
     /// The directory for what must survive a restart; it exists.
     pub state_dir: PathBuf,
     state_lock: Flock<File>,
@@ -221,22 +269,26 @@ impl Node {
     pub async fn join(kind: Kind, config: &Common) -> Result<Self, StartError> {
         let state_dir = config.state_dir.clone();
         let state_lock = lock_state(kind, &state_dir)?;
-        let listener = Listener::bind(config.listen, Security::default()).await?;
+        let credential = own_credential(kind, config).await?;
+        let instance = credential.name().instance.clone();
+        let credentials = Credentials::new(credential.clone());
+        let security = Security::service(&credentials)?;
+        let listener = Listener::bind(config.listen, security.clone()).await?;
         let cluster = config.cluster.as_str();
         let bus = Bus::open(&BusConfig {
             cluster: cluster.to_owned(),
+            credential,
             listen: config.bus_listen.clone(),
             connect: config.bus_connect.clone(),
             scouting: config.bus_scouting,
             interface: match config.bus_interface.as_str() {
-                // What is not encrypted stays on this machine, scouting included.
-                "auto" if !config::plain_beyond_loopback() => "lo".to_owned(),
+                // Who is found there could not reach this node by any other.
+                "auto" if config.stays_on_this_machine() => "lo".to_owned(),
                 interface => interface.to_owned(),
             },
         })
         .await?;
         let topics = Topics::new(cluster);
-        let instance = config.instance_name(kind);
         let membership = Membership::follow(&bus, &topics).await?;
         let itself = (kind == Kind::Auth).then(|| instance.clone());
         let verifier = Verifier::follow(&bus, &topics, itself).await?;
@@ -247,6 +299,8 @@ impl Node {
             topics,
             membership,
             verifier,
+            credentials,
+            security,
             state_dir,
             state_lock,
             stop: CancellationToken::new(),

@@ -51,6 +51,32 @@ impl Topics {
         format!("iceflix/{}/service-availability/{kind}/*", self.cluster)
     }
 
+    /// All that is said on the bus, by whom and to whom. Nothing else is.
+    pub fn access(&self) -> Vec<Access> {
+        let everyone = || Kind::ALL.to_vec();
+        let feed = |topic: FeedTopic, hearers: Vec<Kind>| Access {
+            says: topic.all(),
+            asked: topic.all(),
+            speaker: topic.speaker(),
+            hearers,
+        };
+        let alive = Kind::ALL.into_iter().map(|kind| Access {
+            says: self.availability_of(kind),
+            asked: self.all_availability(),
+            speaker: kind,
+            hearers: everyone(),
+        });
+        // The kinds whose instances share rows.
+        let rows = [Kind::Auth, Kind::Catalog];
+        alive
+            .chain(rows.map(|kind| feed(self.rows(kind), vec![kind])))
+            .chain([
+                feed(self.media(), vec![Kind::Catalog]),
+                feed(self.authentication(), everyone()),
+            ])
+            .collect()
+    }
+
     /// Who speaks on an availability key; `None` when it is malformed or another cluster's.
     pub fn parse_availability(&self, key: &str) -> Option<(Kind, InstanceId)> {
         let (kind, instance) = key
@@ -84,6 +110,19 @@ impl Topics {
             speaker: kind,
         }
     }
+}
+
+/// Who may say something on the bus, and who may hear it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Access {
+    /// The keys on which it is said.
+    pub says: String,
+    /// The keys by which it is asked for: these and all that they contain.
+    pub asked: String,
+    /// Who says it.
+    pub speaker: Kind,
+    /// Who hears it.
+    pub hearers: Vec<Kind>,
 }
 
 /// A topic with a key for each of its speakers.
@@ -210,6 +249,26 @@ mod tests {
             topics.media().parse("iceflix/home/media-announcements"),
             None
         );
+    }
+
+    #[test]
+    fn only_streaming_announces_media_and_only_auth_revokes() {
+        let access = Topics::new("home").access();
+        let speakers = |part: &str| -> Vec<Kind> {
+            let saying = access.iter().filter(|access| access.says.contains(part));
+            saying.map(|access| access.speaker).collect()
+        };
+        assert_eq!(speakers("/media-announcements/"), [Kind::Streaming]);
+        assert_eq!(speakers("/authentication-status/"), [Kind::Auth]);
+        for kind in Kind::ALL {
+            assert_eq!(speakers(&format!("/service-availability/{kind}/")), [kind]);
+        }
+        let rows = access
+            .iter()
+            .filter(|access| access.says.contains("/rows/"));
+        for access in rows {
+            assert_eq!(access.hearers, [access.speaker]);
+        }
     }
 
     proptest! {

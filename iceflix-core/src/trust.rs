@@ -1,15 +1,22 @@
-//! Trust: tokens, sessions, passwords, and what was revoked.
+//! Trust: certificates, tokens, sessions, passwords, and what was revoked.
+//!
+//! A *service* has a certificate of the cluster's own [`Authority`], which says its kind and name
+//! and is good for a day: see [`credentials`].
 //!
 //! A *session* (7 days) is a key pair that the client made at login. With it the client proves
 //! itself to any authenticator and gets *tokens* (30 s), which every service verifies by itself:
 //! [`Verifier`] holds the authenticators' public keys and what they revoked.
 
+pub mod authority;
+pub mod credentials;
 pub mod keys;
 pub mod password;
 pub mod session;
 pub mod token;
 mod verifier;
 
+pub use authority::Authority;
+pub use credentials::{Credential, Credentials};
 pub use session::{Purpose, SessionKey};
 pub use token::Identity;
 pub use verifier::Verifier;

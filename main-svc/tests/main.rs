@@ -12,12 +12,16 @@ use iceflix_core::{
     rpc::{Caller, Cluster, Security},
     service::Server,
     topics::Topics,
+    trust::{Authority, authority::CERTIFICATE_LIFETIME},
 };
 use main_svc::{Config, MainServer};
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
-    sync::atomic::{AtomicU16, Ordering},
+    sync::{
+        Mutex,
+        atomic::{AtomicU16, Ordering},
+    },
     time::Duration,
 };
 use tempfile::TempDir;
@@ -40,21 +44,46 @@ fn free_port() -> u16 {
     }
 }
 
+/// The authority of the cluster of that name.
+fn authority(cluster: &str) -> Authority {
+    static KNOWN: Mutex<BTreeMap<String, Authority>> = Mutex::new(BTreeMap::new());
+    let mut known = KNOWN.lock().unwrap();
+    let made = || Authority::create(cluster).unwrap();
+    known.entry(cluster.to_owned()).or_insert_with(made).clone()
+}
+
+fn security(cluster: &str) -> Security {
+    Security::client(authority(cluster).fingerprint()).unwrap()
+}
+
 fn config(cluster: &str, state: &TempDir, bus: u16, peers: &[u16]) -> Config {
     let mut config = Config::default();
     config.common.cluster = cluster.parse().unwrap();
     config.common.state_dir = state.path().to_owned();
-    config.common.bus_listen = vec![format!("tcp/127.0.0.1:{bus}")];
-    config.common.bus_connect = peers.iter().map(|p| format!("tcp/127.0.0.1:{p}")).collect();
+    config.common.bus_listen = vec![format!("tls/127.0.0.1:{bus}")];
+    config.common.bus_connect = peers.iter().map(|p| format!("tls/127.0.0.1:{p}")).collect();
     config.common.bus_scouting = false;
+    let (place, name) = (config.common.identity(), format!("main-{bus}"));
+    authority(cluster)
+        .equip(
+            &place,
+            Kind::Main,
+            &name.parse().unwrap(),
+            CERTIFICATE_LIFETIME,
+        )
+        .unwrap();
     config
 }
 
-async fn peer(cluster: &str, main: u16) -> (Bus, Topics) {
+async fn peer(cluster: &str, kind: Kind, main: u16) -> (Bus, Topics) {
+    let name = "beside".parse().unwrap();
     let bus = Bus::open(&BusConfig {
         cluster: cluster.into(),
-        listen: vec!["tcp/127.0.0.1:0".into()],
-        connect: vec![format!("tcp/127.0.0.1:{main}")],
+        credential: authority(cluster)
+            .issue(kind, &name, CERTIFICATE_LIFETIME)
+            .unwrap(),
+        listen: vec!["tls/127.0.0.1:0".into()],
+        connect: vec![format!("tls/127.0.0.1:{main}")],
         scouting: false,
         interface: "auto".into(),
     })
@@ -72,16 +101,20 @@ async fn announce(bus: &Bus, topics: &Topics, kind: Kind, name: &str, port: u16)
 
 /// A Main, with a directory that goes with it.
 struct Main {
+    cluster: &'static str,
+    bus: u16,
     server: MainServer,
     _state: TempDir,
 }
 
 impl Main {
     /// One with its bus on this port.
-    async fn start(cluster: &str, bus: u16, peers: &[u16]) -> Self {
+    async fn start(cluster: &'static str, bus: u16, peers: &[u16]) -> Self {
         let state = tempfile::tempdir().unwrap();
         let config = config(cluster, &state, bus, peers);
         Self {
+            cluster,
+            bus,
             server: MainServer::bind(config).await.unwrap(),
             _state: state,
         }
@@ -96,17 +129,20 @@ impl Main {
     }
 }
 
-/// A Main, and somebody else on its bus.
-async fn main_and_peer(cluster: &str) -> (Main, Bus, Topics) {
+/// A Main, and an authenticator on its bus.
+async fn main_and_peer(cluster: &'static str) -> (Main, Bus, Topics) {
     let port = free_port();
     let main = Main::start(cluster, port, &[]).await;
-    let (bus, topics) = peer(cluster, port).await;
+    let (bus, topics) = peer(cluster, Kind::Auth, port).await;
     (main, bus, topics)
 }
 
 /// A client's view, by one Main.
 async fn view(main: &Main) -> Cluster {
-    Cluster::connect(vec![main.address()]).await.unwrap()
+    let mains = vec![main.address()];
+    Cluster::connect(mains, security(main.cluster))
+        .await
+        .unwrap()
 }
 
 /// The port of what a Main hands out.
@@ -168,8 +204,10 @@ async fn hands_out_what_is_alive_in_turn_and_says_when_there_is_none() {
 
     let first = announce(&bus, &topics, Kind::Auth, "auth-1", 1001).await;
     let second = announce(&bus, &topics, Kind::Auth, "auth-2", 1002).await;
-    let _catalog = announce(&bus, &topics, Kind::Catalog, "catalog-1", 1003).await;
-    let _streaming = announce(&bus, &topics, Kind::Streaming, "streaming-1", 1004).await;
+    let (beside, _) = peer(main.cluster, Kind::Catalog, main.bus).await;
+    let _catalog = announce(&beside, &topics, Kind::Catalog, "catalog-1", 1003).await;
+    let (node, _) = peer(main.cluster, Kind::Streaming, main.bus).await;
+    let _streaming = announce(&node, &topics, Kind::Streaming, "streaming-1", 1004).await;
     seen(&main, |names| names.len() == 5).await;
 
     let mut last = 0;
@@ -224,8 +262,20 @@ async fn announcements_that_are_malformed_are_ignored() {
     bus.publish(&good, b"not a description".to_vec())
         .await
         .unwrap();
-    let _right = announce(&bus, &topics, Kind::Catalog, "catalog-1", 1003).await;
+    // Of the wrong kind, well-formed: it is never heard.
+    let _wrong = announce(&bus, &topics, Kind::Catalog, "catalog-9", 1009).await;
+    let (beside, _) = peer(main.cluster, Kind::Catalog, main.bus).await;
+    let _right = announce(&beside, &topics, Kind::Catalog, "catalog-1", 1003).await;
     seen(&main, |names| names.contains("catalog-1")).await;
+    assert!(
+        !view(&main)
+            .await
+            .directory()
+            .borrow()
+            .instances
+            .iter()
+            .any(|i| i.instance.as_str() == "catalog-9")
+    );
     seen(&main, |names| names.len() == 2).await;
     main.shutdown().await;
 }
@@ -234,7 +284,7 @@ async fn announcements_that_are_malformed_are_ignored() {
 async fn a_late_main_knows_everyone_and_two_agree() {
     let first_port = free_port();
     let first = Main::start("late", first_port, &[]).await;
-    let (bus, topics) = peer("late", first_port).await;
+    let (bus, topics) = peer("late", Kind::Auth, first_port).await;
     let _auth = announce(&bus, &topics, Kind::Auth, "auth-1", 1001).await;
     seen(&first, |names| names.contains("auth-1")).await;
     let late = Main::start("late", free_port(), &[first_port]).await;
@@ -257,7 +307,7 @@ async fn what_was_asked_before_the_stop_is_still_answered() {
     let main = Main::start("drain", free_port(), &[]).await;
     let instances = view(&main).await.directory().borrow().clone();
     let (_keep, nothing) = watch::channel(instances);
-    let caller = Caller::new(nothing, Security::default());
+    let caller = Caller::new(nothing, security("drain"));
     // All of them wait inside Main, for a change that never comes.
     let asked = asked(&main, &caller, 50).await;
     tokio::time::sleep(Duration::from_millis(300)).await;

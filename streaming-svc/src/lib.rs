@@ -24,7 +24,7 @@ use iceflix_core::{
         streaming::{EndReason, Streaming},
     },
     bus::Bus,
-    config::{self, Common, Key, ServiceConfig, Shape, key},
+    config::{Common, Key, ServiceConfig, Shape, key},
     feed::Speaker,
     rpc::serve,
     service::{Node, Running, Server},
@@ -92,10 +92,6 @@ impl ServiceConfig for Config {
 
     fn common(&self) -> &Common {
         &self.common
-    }
-
-    fn check(&self) -> Result<(), String> {
-        config::check_plain(self.rtsp_listen.ip(), "rtsp_listen")
     }
 }
 

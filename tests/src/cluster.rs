@@ -3,7 +3,7 @@
 
 pub use crate::waiting::{PATIENCE, free_port, wait_at_most, wait_for};
 
-use crate::process::program;
+use crate::{identity, person::Home, process::program};
 use auth_svc::AuthServer;
 use catalog_svc::CatalogServer;
 use iceflix_core::{
@@ -106,14 +106,15 @@ impl Cluster {
             cluster: self.name.parse().unwrap(),
             state_dir: self.dir.path().join(&instance),
             instance: Some(instance.parse().unwrap()),
-            bus_listen: vec![format!("tcp/127.0.0.1:{port}")],
+            bus_listen: vec![format!("tls/127.0.0.1:{port}")],
             bus_connect: connect
-                .map(|port| format!("tcp/127.0.0.1:{port}"))
+                .map(|port| format!("tls/127.0.0.1:{port}"))
                 .collect(),
             bus_scouting: false,
             ..Common::default()
         };
         self.bus_ports.push(port);
+        identity::equip(kind, &common);
         common
     }
 
@@ -158,15 +159,24 @@ impl Cluster {
         self.mains.iter().map(Server::address).collect()
     }
 
+    /// Somebody at a terminal who knows the Mains.
+    pub fn home(&self) -> Home {
+        Home::new(&self.name, &self.main_addresses())
+    }
+
     /// Waits until every Main lists every instance that runs in this process.
     pub async fn until_complete(&mut self) {
         let wanted = self.mains.len() + self.auths.len() + self.catalogs.len() + self.nodes.len();
         for main in self.main_addresses() {
-            until_listed(main, |all| all.len() == wanted).await;
+            until_listed(&self.name, main, |all| all.len() == wanted).await;
         }
         if self.view.is_none() {
             let mains = self.main_addresses();
-            self.view = Some(rpc::Cluster::connect(mains).await.unwrap());
+            self.view = Some(
+                rpc::Cluster::connect(mains, identity::security(&self.name))
+                    .await
+                    .unwrap(),
+            );
         }
         let mut directory = self.view().directory();
         let complete = directory.wait_for(|view| view.instances.len() == wanted);
@@ -326,11 +336,13 @@ pub async fn node(common: Common, media: &Path) -> StreamingServer {
 
 /// Waits until a Main's directory is as wanted, and says how long that took.
 pub async fn until_listed(
+    cluster: &str,
     main: SocketAddr,
     mut wanted: impl FnMut(&[Instance]) -> bool,
 ) -> Duration {
     let start = Instant::now();
-    let cluster = rpc::Cluster::connect(vec![main]).await.unwrap();
+    let security = identity::security(cluster);
+    let cluster = rpc::Cluster::connect(vec![main], security).await.unwrap();
     let mut directory = cluster.directory();
     let listed = async {
         directory

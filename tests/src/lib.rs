@@ -16,6 +16,7 @@
 
 pub mod clips;
 pub mod cluster;
+pub mod identity;
 pub mod person;
 pub mod players;
 pub mod process;

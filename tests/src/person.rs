@@ -2,6 +2,7 @@
 
 use crate::{
     cluster::PATIENCE,
+    identity,
     process::{clean, program},
 };
 use serde_json::Value;
@@ -18,6 +19,7 @@ use tempfile::TempDir;
 pub struct Home {
     /// The home directory.
     pub dir: TempDir,
+    cluster: String,
     mains: Vec<SocketAddr>,
 }
 
@@ -46,9 +48,10 @@ impl Told {
 }
 
 impl Home {
-    /// One who knows these Mains.
-    pub fn new(mains: &[SocketAddr]) -> Self {
+    /// One who knows these Mains of a cluster.
+    pub fn new(cluster: &str, mains: &[SocketAddr]) -> Self {
         Self {
+            cluster: cluster.to_owned(),
             dir: tempfile::tempdir().unwrap(),
             mains: mains.to_vec(),
         }
@@ -59,6 +62,10 @@ impl Home {
         let mut command = clean(Command::new(program("iceflix")));
         for main in &self.mains {
             command.args(["--main", &main.to_string()]);
+        }
+        if !self.mains.is_empty() {
+            let authority = identity::authority(&self.cluster);
+            command.args(["--ca", &authority.fingerprint().to_string()]);
         }
         command
             .args(words)

@@ -51,6 +51,12 @@ pub fn flags(common: &Common) -> Vec<String> {
     ];
     flags.extend(
         common
+            .identity_dir
+            .iter()
+            .map(|dir| format!("--identity-dir={}", dir.display())),
+    );
+    flags.extend(
+        common
             .instance
             .iter()
             .map(|name| format!("--instance={name}")),

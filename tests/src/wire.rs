@@ -1,12 +1,14 @@
-//! What goes over a connection, overheard; and a Main that says what it is told, so that clients
-//! come to where it is overheard.
+//! What goes over a connection, overheard by one who has a certificate of the cluster's; and a Main
+//! that says what it is told, so that clients come to where it is overheard.
 
+use crate::identity;
 use iceflix_core::{
     api::{
         Instance, Kind,
         main::{DirectoryVersion, DirectoryView, Main, MainError},
     },
     rpc::{Listener, Security, patience, serve},
+    trust::Credentials,
 };
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -15,7 +17,7 @@ use std::{
 use tarpc::{context::Context, server::Channel};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    net::TcpListener,
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
@@ -37,15 +39,21 @@ pub struct Ear {
 }
 
 impl Ear {
-    /// Stands before this service.
-    pub async fn before(service: SocketAddr) -> Self {
+    /// Stands before this authenticator of a cluster, with a certificate as good as its own.
+    pub async fn before(cluster: &str, service: SocketAddr) -> Self {
+        let own = identity::credential(cluster, Kind::Auth, &"ear".parse().unwrap());
+        let facing = Security::service(&Credentials::new(own)).unwrap();
+        let beyond = identity::security(cluster);
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let heard = Arc::<Mutex<Heard>>::default();
         let writer = Arc::clone(&heard);
         let task = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                let Ok(service) = TcpStream::connect(service).await else {
+                let Ok((client, _)) = facing.accept(client).await else {
+                    continue;
+                };
+                let Ok((service, _)) = beyond.connect(Kind::Auth, service).await else {
                     continue;
                 };
                 let number = {
@@ -54,8 +62,8 @@ impl Ear {
                     heard.answered.push(Vec::new());
                     heard.asked.len() - 1
                 };
-                let (from_client, to_client) = client.into_split();
-                let (from_service, to_service) = service.into_split();
+                let (from_client, to_client) = tokio::io::split(client);
+                let (from_service, to_service) = tokio::io::split(service);
                 let log = Arc::clone(&writer);
                 tokio::spawn(pass_on(from_client, to_service, move |bytes| {
                     log.lock().unwrap().asked[number].extend_from_slice(bytes);
@@ -122,9 +130,11 @@ struct Told(DirectoryView);
 
 impl Door {
     /// A directory with these instances and the door itself.
-    pub async fn open(mut instances: Vec<Instance>) -> Self {
+    pub async fn open(cluster: &str, mut instances: Vec<Instance>) -> Self {
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let listener = Listener::bind(any, Security::default()).await.unwrap();
+        let door = identity::credential(cluster, Kind::Main, &"door".parse().unwrap());
+        let security = Security::service(&Credentials::new(door)).unwrap();
+        let listener = Listener::bind(any, security).await.unwrap();
         let address = listener.address();
         instances.push(instance(Kind::Main, "door", address));
         let told = Told(DirectoryView {

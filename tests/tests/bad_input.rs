@@ -5,15 +5,16 @@
 
 use iceflix_core::{
     api::{
-        MediaId, StreamId,
+        Kind, MediaId, StreamId,
         auth::Token,
         streaming::{Stream, StreamError, StreamingClient},
     },
-    config::{self, ServiceConfig},
+    config::{self, Common, ServiceConfig},
     service::Server,
 };
 use iceflix_tests::{
     cluster::{ADMIN_PASSWORD, Cluster, film, wait_for},
+    identity,
     person::Home,
     process::{Process, clean, program},
 };
@@ -55,7 +56,7 @@ async fn an_unknown_or_ambiguous_id_is_told_apart_from_a_good_one() {
     let (first, second) = two_alike(media.path());
     let cluster = Cluster::start(1, 1, 1, &[media.path()]).await;
     cluster.until_films(2).await;
-    let home = Home::new(&cluster.main_addresses());
+    let home = cluster.home();
     home.login("admin", ADMIN_PASSWORD).with_code(0);
     let (first, second) = (first.to_string(), second.to_string());
     for command in ["show", "url", "sdp", "play"] {
@@ -79,7 +80,7 @@ async fn an_unknown_or_ambiguous_id_is_told_apart_from_a_good_one() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_password_is_refused_without_saying_what_was_wrong() {
     let cluster = Cluster::start(1, 1, 0, &[]).await;
-    let home = Home::new(&cluster.main_addresses());
+    let home = cluster.home();
     let wrong = home.login("admin", "wrong").with_code(4);
     let nobody = home.login("nobody", "wrong").with_code(4);
     assert_eq!(wrong.stderr, nobody.stderr);
@@ -129,7 +130,7 @@ fn an_unknown_config_key_is_named_with_the_nearest_known_one() {
         assert!(said.contains(nearest), "{said}");
     }
     // The client's, too.
-    let home = Home::new(&[]);
+    let home = Home::new("", &[]);
     let file = home.dir.path().join("client.toml");
     std::fs::write(&file, "main = [\"127.0.0.1:1\"]\n").unwrap();
     let told = home.run(&["--config", file.to_str().unwrap(), "status"]);
@@ -153,9 +154,15 @@ fn a_port_in_use_is_named() {
                 "--cluster=in-use".to_owned(),
             ]
         };
+        let common = Common {
+            cluster: "in-use".parse().unwrap(),
+            state_dir: dir.path().join(kind),
+            ..Common::default()
+        };
+        identity::equip(kind.parse().unwrap(), &common);
         let mut keys = vec![
             (format!("--listen={address}"), "listen"),
-            (format!("--bus-listen=tcp/{address}"), "bus_listen"),
+            (format!("--bus-listen=tls/{address}"), "bus_listen"),
         ];
         if kind == "streaming" {
             keys.push((format!("--rtsp-listen={address}"), "rtsp_listen"));
@@ -203,26 +210,33 @@ fn the_repositorys_configs_are_loaded_by_their_services() {
 }
 
 #[test]
-fn an_address_that_is_not_this_machines_alone_is_refused() {
+fn an_instance_without_a_certificate_says_where_they_come_from() {
     for kind in KINDS {
-        let (code, said) = cannot_start(kind, &["--listen=0.0.0.0:0".to_owned()]);
-        assert_eq!(code, 2);
-        assert!(
-            said.contains("loopback") && said.contains("127.0.0.1"),
-            "{said}"
-        );
-    }
-    // The tests' own network is asked for in one way only.
-    for value in ["", "0", "false"] {
         let dir = tempfile::tempdir().unwrap();
-        let mut command = clean(Command::new(program("iceflix-main")));
-        command
-            .args(["--listen=0.0.0.0:0", "--bus-scouting=false"])
-            .arg(format!("--state-dir={}", dir.path().display()))
-            .env("ICEFLIX_PLAINTEXT_NETNS", value);
-        let mut process = Process::start(command, &dir.path().join("log"));
-        assert_eq!(process.ends().code(), Some(2), "{}", process.said());
-        assert!(process.said().contains("loopback"), "{}", process.said());
+        let state = dir.path().join(kind);
+        let words = [
+            format!("--state-dir={}", state.display()),
+            "--bus-scouting=false".to_owned(),
+        ];
+        let (code, said) = cannot_start(kind, &words);
+        assert_eq!(code, 1);
+        for part in ["identity", "cluster init", "cluster join"] {
+            assert!(said.contains(part), "{said}");
+        }
+        // Another's is not good enough.
+        let other = if kind == "main" {
+            Kind::Auth
+        } else {
+            Kind::Main
+        };
+        let common = Common {
+            cluster: "in-use".parse().unwrap(),
+            state_dir: state,
+            ..Common::default()
+        };
+        identity::equip(other, &common);
+        let (_, said) = cannot_start(kind, &[&words[..], &["--cluster=in-use".into()]].concat());
+        assert!(said.contains(&format!("is for {other} ")), "{said}");
     }
 }
 
@@ -241,7 +255,7 @@ fn help_and_version_are_no_errors() {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_catalogue_alive_is_said_with_exit_code_5() {
     let cluster = Cluster::start(1, 1, 0, &[]).await;
-    let home = Home::new(&cluster.main_addresses());
+    let home = cluster.home();
     home.login("admin", ADMIN_PASSWORD).with_code(0);
     for words in [&["search"][..], &["show", "ab"], &["tag", "add", "ab", "x"]] {
         let told = home.run(words).with_code(5);

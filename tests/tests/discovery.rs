@@ -6,10 +6,12 @@
 use iceflix_core::{
     api::Kind,
     bus::{Bus, BusConfig},
+    config::Common,
     service::Server,
 };
 use iceflix_tests::{
     cluster::{ADMIN_PASSWORD, Cluster, PATIENCE, film, until_listed, wait_for},
+    identity,
     person::{Staying, told},
     process::{Process, clean, program},
 };
@@ -29,7 +31,7 @@ fn skipped(why: &str) {
     let _ = writeln!(std::io::stderr(), "SKIPPED: {why}");
 }
 
-/// Whether there is multicast on this machine's loopback, where what is not encrypted stays.
+/// Whether there is multicast on this machine's loopback, where a cluster of one machine stays.
 fn multicast_works() -> std::io::Result<()> {
     let listener = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
     listener.join_multicast_v4(&Ipv4Addr::new(239, 255, 255, 250), &Ipv4Addr::LOCALHOST)
@@ -44,7 +46,7 @@ async fn nodes_on_one_machine_find_each_other_with_nothing_configured() {
     let mut cluster = Cluster::empty();
     let mut alone = |kind| {
         let mut common = cluster.common(kind);
-        common.bus_listen = vec!["tcp/127.0.0.1:0".into()];
+        common.bus_listen = vec!["tls/127.0.0.1:0".into()];
         common.bus_connect.clear();
         common.bus_scouting = true;
         common
@@ -53,8 +55,12 @@ async fn nodes_on_one_machine_find_each_other_with_nothing_configured() {
     // A cluster of another name beside it stays apart: on its bus there is nobody of ours.
     let mut foreign = alone(Kind::Catalog);
     foreign.cluster = format!("{}-x", cluster.name()).parse().unwrap();
+    foreign.identity_dir = Some(cluster.dir.path().join("foreign"));
+    identity::equip(Kind::Catalog, &foreign);
+    let (name, is) = (foreign.cluster.as_str(), "beside".parse().unwrap());
     let beside = BusConfig {
-        cluster: foreign.cluster.to_string(),
+        cluster: name.to_owned(),
+        credential: identity::credential(name, Kind::Catalog, &is),
         listen: foreign.bus_listen.clone(),
         connect: Vec::new(),
         scouting: true,
@@ -73,7 +79,7 @@ async fn nodes_on_one_machine_find_each_other_with_nothing_configured() {
     let auth = auth_svc::AuthServer::bind(auth).await.unwrap();
     let catalog = catalog_svc::Config { common: catalog };
     let catalog = catalog_svc::CatalogServer::bind(catalog).await.unwrap();
-    let took = until_listed(main.address(), |all| all.len() == 3).await;
+    let took = until_listed(cluster.name(), main.address(), |all| all.len() == 3).await;
     println!("all found each other by multicast after {took:?}");
     let seen = tokio::time::timeout(PATIENCE, there.next()).await;
     let seen = seen.expect("the foreign catalogue is found").unwrap().key;
@@ -88,6 +94,9 @@ async fn nodes_on_one_machine_find_each_other_with_nothing_configured() {
     foreign.shutdown().await;
     main.shutdown().await;
 }
+
+/// The cluster on these machines.
+const CLUSTER: &str = "lan";
 
 /// Network namespaces on one switch; removed when dropped.
 struct Lan(String);
@@ -116,20 +125,27 @@ impl Lan {
         let mut command = clean(Command::new("ip"));
         command
             .args(["netns", "exec", &format!("{}-{machine}", self.0)])
-            .arg(program)
-            .env("ICEFLIX_PLAINTEXT_NETNS", "1");
+            .arg(program);
         command
     }
 
     /// A service on one of the machines, told nothing but its address.
     fn service(&self, machine: u32, kind: Kind, dir: &Path, more: &[String]) -> Process {
         let name = format!("{kind}-{machine}");
+        let common = Common {
+            cluster: CLUSTER.parse().unwrap(),
+            instance: Some(name.parse().unwrap()),
+            state_dir: dir.join(&name),
+            ..Common::default()
+        };
+        identity::equip(kind, &common);
         let mut command = self.on(machine, &program(&format!("iceflix-{kind}")));
         let port = if kind == Kind::Main { 7070 } else { 0 };
         command
             .arg(format!("--instance={name}"))
             .arg(format!("--listen=10.77.0.{machine}:{port}"))
-            .arg(format!("--bus-listen=tcp/10.77.0.{machine}:0"))
+            .arg(format!("--cluster={CLUSTER}"))
+            .arg(format!("--bus-listen=tls/10.77.0.{machine}:0"))
             .arg(format!("--state-dir={}", dir.join(&name).display()))
             .args(more);
         Process::start(command, &dir.join(format!("{name}.log")))
@@ -140,6 +156,10 @@ impl Lan {
         let mut command = self.on(machine, &program("iceflix"));
         command
             .args(["--main", &format!("10.77.0.{main}:7070")])
+            .args([
+                "--ca",
+                &identity::authority(CLUSTER).fingerprint().to_string(),
+            ])
             .args(words)
             .env("HOME", home)
             .env("XDG_STATE_HOME", home)

@@ -9,11 +9,13 @@ use iceflix_core::{
         auth::{AuthError, AuthenticatorClient},
         main::{DirectoryVersion, DirectoryView},
     },
-    rpc::{Caller, Security},
+    config::Common,
+    rpc::Caller,
     trust::{SessionKey, password::prehash},
 };
 use iceflix_tests::{
     cluster::{PATIENCE, free_port, wait_for},
+    identity,
     process::{Process, clean, program},
 };
 use nix::sys::{
@@ -32,8 +34,17 @@ use std::{
 use tempfile::TempDir;
 use tokio::sync::watch;
 
-/// A service's program with a state directory of its own, told nothing else.
+/// The cluster of these services.
+const CLUSTER: &str = "life";
+
+/// A service's program with a state directory and a certificate of its own, told nothing else.
 fn bare(kind: &str, dir: &Path) -> Command {
+    let common = Common {
+        cluster: CLUSTER.parse().unwrap(),
+        state_dir: dir.join("state"),
+        ..Common::default()
+    };
+    identity::equip(kind.parse().unwrap(), &common);
     let mut command = clean(Command::new(program(&format!("iceflix-{kind}"))));
     command
         .arg(format!("--state-dir={}", dir.join("state").display()))
@@ -99,7 +110,7 @@ async fn a_flag_wins_over_the_environment_which_wins_over_the_file() {
 async fn lists_are_separated_by_commas_in_the_environment_and_repeated_as_flags() {
     let dir = tempfile::tempdir().unwrap();
     let ports: [u16; 5] = std::array::from_fn(|_| free_port());
-    let bus = ports.map(|port| format!("tcp/{}", at(port)));
+    let bus = ports.map(|port| format!("tls/{}", at(port)));
     let path = dir.path().join("main.toml");
     let lines = format!(
         "cluster = \"life\"\nbus_scouting = false\nbus_listen = [{:?}]",
@@ -139,7 +150,7 @@ async fn lists_are_separated_by_commas_in_the_environment_and_repeated_as_flags(
     let mut process = Process::start(one, &dir.path().join("log"));
     assert_eq!(process.ends().code(), Some(2));
     assert!(
-        process.said().contains("tcp/ADDRESS:PORT"),
+        process.said().contains("tls/ADDRESS:PORT"),
         "{}",
         process.said()
     );
@@ -154,10 +165,10 @@ async fn what_the_environment_says_wrongly_is_refused_with_a_reason() {
             "perhaps",
             "`bus_scouting` is true or false",
         ),
-        ("ICEFLIX_LISTEN", "0.0.0.0:0", "not encrypted"),
+        ("ICEFLIX_LISTEN", "somewhere", "socket address"),
         (
             "ICEFLIX_BUS_CONNECT",
-            "tcp/127.0.0.1:1,nonsense",
+            "tls/127.0.0.1:1,nonsense",
             "nonsense",
         ),
         ("ICEFLIX_LOG_FORMAT", "xml", "xml"),
@@ -183,7 +194,7 @@ async fn json_logs_are_one_object_a_line_on_stderr() {
             command.arg(format!("--media={}", dir.path().display()));
         }
         // Nobody is there, which is worth a word.
-        command.arg("--bus-connect=tcp/127.0.0.1:1");
+        command.arg("--bus-connect=tls/127.0.0.1:1");
         let read = |path: &Path| std::fs::read_to_string(path).unwrap_or_default();
         let mut child = command
             .stdin(Stdio::null())
@@ -247,7 +258,7 @@ fn caller() -> (Caller, watch::Sender<Arc<DirectoryView>>) {
         },
         instances: Vec::new(),
     }));
-    (Caller::new(nobody, Security::default()), sender)
+    (Caller::new(nobody, identity::security(CLUSTER)), sender)
 }
 
 /// Logs in as nobody, which takes as long as logging somebody in.

@@ -139,13 +139,19 @@ async fn comes_and_goes(end: impl Fn(&mut Process), again: impl Fn(Process, &[St
     let log = cluster.dir.path().join("auth-2.log");
     let mut process = Process::service("iceflix-auth", &words, &log);
     for main in cluster.main_addresses() {
-        until_listed(main, |all| all.iter().any(|i| i.endpoint == endpoint)).await;
+        until_listed(cluster.name(), main, |all| {
+            all.iter().any(|i| i.endpoint == endpoint)
+        })
+        .await;
     }
 
     end(&mut process);
     let ended = Instant::now();
     for main in cluster.main_addresses() {
-        until_listed(main, |all| all.iter().all(|i| i.endpoint != endpoint)).await;
+        until_listed(cluster.name(), main, |all| {
+            all.iter().all(|i| i.endpoint != endpoint)
+        })
+        .await;
         println!("{main} removed it after {:?}", ended.elapsed());
         for _ in 0..10 {
             let handed = ask(cluster.view(), main, Kind::Auth).await.unwrap();
@@ -156,7 +162,10 @@ async fn comes_and_goes(end: impl Fn(&mut Process), again: impl Fn(Process, &[St
     let process = again(process, &words);
     let returned = Instant::now();
     for main in cluster.main_addresses() {
-        until_listed(main, |all| all.iter().any(|i| i.endpoint == endpoint)).await;
+        until_listed(cluster.name(), main, |all| {
+            all.iter().any(|i| i.endpoint == endpoint)
+        })
+        .await;
         println!("{main} listed it {:?} after its return", returned.elapsed());
         let mut handed = Vec::new();
         for _ in 0..4 {
@@ -237,7 +246,7 @@ async fn a_late_main_knows_everyone_within_a_second() {
         let start = Instant::now();
         cluster.add_main().await;
         let late = cluster.main_addresses()[mains - 1];
-        until_listed(late, |all| all.len() == mains + 5).await;
+        until_listed(cluster.name(), late, |all| all.len() == mains + 5).await;
         took.push(start.elapsed());
         for kind in ASKED_FOR {
             ask(cluster.view(), late, kind).await.unwrap();

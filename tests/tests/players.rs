@@ -10,7 +10,7 @@ use iceflix_core::api::MediaId;
 use iceflix_tests::{
     clips::{self, Audio, Clip, FPS, FRAMES, LONG_SECONDS, Make, SECONDS, Video},
     cluster::{ADMIN_PASSWORD, Cluster},
-    person::{Home, told},
+    person::told,
     players::{
         Transport,
         ffmpeg::{self, Decoded},
@@ -313,7 +313,7 @@ async fn retina_receives_every_frame_over_tcp_and_udp() {
 async fn mpv_plays_a_film_for_the_client_to_its_end() {
     let clip = Clip::usual();
     let cinema = Cinema::open(&[clip]).await;
-    let home = Home::new(&cinema.cluster.main_addresses());
+    let home = cinema.cluster.home();
     let programs = tempfile::tempdir().unwrap();
     let mpv = programs.path().join("mpv");
     let log = programs.path().join("said");

@@ -10,7 +10,6 @@ use iceflix_core::{
         auth::Token,
         streaming::{EndReason, StreamError, StreamEvent, StreamingClient},
     },
-    bus::{Bus, BusConfig},
     feed::{Heard, Hearer},
     service::Server,
     topics::Topics,
@@ -18,6 +17,7 @@ use iceflix_core::{
 use iceflix_tests::{
     clips::{Clip, Make},
     cluster::{Cluster, PATIENCE, wait_for},
+    identity,
     players::{
         Transport, ffmpeg,
         rtsp::{self, Client},
@@ -304,17 +304,10 @@ async fn a_node_announces_its_films_again_when_it_is_asked_to() {
     let (media, id) = media();
     let mut cluster = Cluster::empty();
     let port = iceflix_tests::cluster::free_port();
-    let bus = Bus::open(&BusConfig {
-        cluster: cluster.name().to_owned(),
-        listen: vec![format!("tcp/127.0.0.1:{port}")],
-        connect: Vec::new(),
-        scouting: false,
-        interface: "auto".into(),
-    })
-    .await
-    .unwrap();
+    let place = format!("tls/127.0.0.1:{port}");
+    let bus = identity::on_the_bus(cluster.name(), Kind::Catalog, &place, &[]).await;
     let mut common = cluster.common(Kind::Streaming);
-    common.bus_connect = vec![format!("tcp/127.0.0.1:{port}")];
+    common.bus_connect = vec![place];
     let node = iceflix_tests::cluster::node(common, media.path()).await;
     let topics = Topics::new(cluster.name());
     let (_hearer, mut heard) = Hearer::follow(&bus, &topics, topics.media(), None)
@@ -342,7 +335,7 @@ async fn a_node_announces_its_films_again_when_it_is_asked_to() {
             instances: Vec::new(),
         },
     ));
-    let caller = iceflix_core::rpc::Caller::new(nobody, iceflix_core::rpc::Security::default());
+    let caller = iceflix_core::rpc::Caller::new(nobody, identity::security(cluster.name()));
     for _ in 0..2 {
         let ask =
             |node: StreamingClient, context| async move { node.reannounce_media(context).await };

@@ -19,7 +19,7 @@ use iceflix_core::{
     rpc::{Caller, Security},
     service::Server,
     topics::{AuthenticationFact, Entries, MediaItem, Topics},
-    trust::{self, keys::SigningKey, token},
+    trust::{self, Authority, authority::CERTIFICATE_LIFETIME, keys::SigningKey, token},
 };
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 use tokio::sync::watch;
@@ -33,7 +33,7 @@ fn free_port() -> u16 {
 }
 
 fn address(port: u16) -> String {
-    format!("tcp/127.0.0.1:{port}")
+    format!("tls/127.0.0.1:{port}")
 }
 
 /// A cluster of which only catalogues are real.
@@ -41,6 +41,7 @@ pub struct World {
     topics: Topics,
     ports: Vec<u16>,
     key: SigningKey,
+    authority: Authority,
     auth: Speaker,
     caller: Caller,
     _keep: (Bus, watch::Sender<Arc<DirectoryView>>),
@@ -50,7 +51,8 @@ impl World {
     pub async fn new(cluster: &str) -> Self {
         let topics = Topics::new(cluster);
         let port = free_port();
-        let bus = open(cluster, port, &[]).await;
+        let authority = Authority::create(cluster).unwrap();
+        let bus = open(&authority, Kind::Auth, port, &[]).await;
         let key = SigningKey::generate().unwrap();
         let fact = AuthenticationFact::Key(hex(&key.public().0));
         let said = Entries::from([(fact.name(), serde_json::to_value(&fact).unwrap())]);
@@ -65,12 +67,14 @@ impl World {
             instances: Vec::new(),
         };
         let (sender, directory) = watch::channel(Arc::new(nobody));
+        let security = Security::client(authority.fingerprint()).unwrap();
         Self {
+            authority,
             auth,
             topics,
             ports: vec![port],
             key,
-            caller: Caller::new(directory, Security::default()),
+            caller: Caller::new(directory, security),
             _keep: (bus, sender),
         }
     }
@@ -132,6 +136,10 @@ impl World {
         common.bus_connect = self.ports.iter().map(|port| address(*port)).collect();
         common.bus_listen = vec![address(self.port())];
         common.bus_scouting = false;
+        let place = common.identity();
+        self.authority
+            .equip(&place, Kind::Catalog, &id(name), CERTIFICATE_LIFETIME)
+            .unwrap();
         let server = CatalogServer::bind(config).await.unwrap();
         Catalogue {
             caller: self.caller.clone(),
@@ -144,7 +152,7 @@ impl World {
     pub async fn node(&mut self, name: &str, films: &[MediaItem]) -> Node {
         let connect = self.ports.clone();
         let port = self.port();
-        let bus = open(self.topics.cluster(), port, &connect).await;
+        let bus = open(&self.authority, Kind::Streaming, port, &connect).await;
         let films = films.iter().map(|film| (film.id.to_string(), value(film)));
         let media = self.topics.media();
         let speaker = Speaker::start(&bus, &media, &id(name), films.collect())
@@ -303,9 +311,12 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-async fn open(cluster: &str, port: u16, connect: &[u16]) -> Bus {
+async fn open(authority: &Authority, kind: Kind, port: u16, connect: &[u16]) -> Bus {
+    let name = id(&format!("{kind}-{port}"));
+    let credential = authority.issue(kind, &name, CERTIFICATE_LIFETIME);
     let config = BusConfig {
-        cluster: cluster.to_owned(),
+        cluster: authority.cluster().to_owned(),
+        credential: credential.unwrap(),
         listen: vec![address(port)],
         connect: connect.iter().map(|port| address(*port)).collect(),
         scouting: false,

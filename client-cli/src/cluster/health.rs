@@ -1,7 +1,11 @@
 //! Whether a cluster is up: every instance is in the directory of every Main.
 
 use super::services::Service;
-use iceflix_core::{api::Instance, rpc::Cluster};
+use iceflix_core::{
+    api::Instance,
+    rpc::{Cluster, Security},
+    trust::credentials::fingerprint_in,
+};
 use std::{collections::HashSet, future::Future, net::SocketAddr};
 
 /// Looks at a cluster's health.
@@ -21,8 +25,16 @@ pub struct Directories;
 
 impl Health for Directories {
     async fn missing(&mut self, mains: &[SocketAddr], services: &[Service]) -> Vec<String> {
+        // All services are of one cluster.
+        let known = services
+            .first()
+            .map(|service| fingerprint_in(&service.identity));
+        let security = known.and_then(|known| Security::client(known.ok()?).ok());
+        let security = security.as_ref();
         let views = futures::future::join_all(mains.iter().map(|main| async move {
-            let cluster = Cluster::connect(vec![*main]).await.ok()?;
+            let cluster = Cluster::connect(vec![*main], security?.clone())
+                .await
+                .ok()?;
             let view = cluster.directory().borrow().clone();
             Some((*main, view))
         }))
@@ -85,6 +97,7 @@ mod tests {
             entry,
             program: "/t".into(),
             config: "/c".into(),
+            identity: "/i".into(),
             log: "/l".into(),
         }
     }

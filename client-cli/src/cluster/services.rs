@@ -28,6 +28,8 @@ pub struct Service {
     pub program: PathBuf,
     /// Its configuration.
     pub config: PathBuf,
+    /// Its certificate.
+    pub identity: PathBuf,
     /// Where its output goes.
     pub log: PathBuf,
 }
@@ -56,6 +58,7 @@ struct ServiceConfig<'a> {
 #[derive(Serialize)]
 struct ClientConfig<'a> {
     cluster: &'a str,
+    ca: String,
     mains: Vec<String>,
 }
 
@@ -78,6 +81,7 @@ impl Settings {
             &record,
         )?;
         self.check_ports(&services)?;
+        let ca = self.certify(&record.cluster, &services)?;
         self.state.make_password()?;
         for service in &services {
             self.write_config(&record.cluster, service, &services)?;
@@ -85,6 +89,7 @@ impl Settings {
         }
         let client = ClientConfig {
             cluster: &record.cluster,
+            ca: ca.to_string(),
             mains: self
                 .mains(&services)
                 .iter()
@@ -117,6 +122,7 @@ impl Settings {
         Service {
             program: self.bin_dir.join(format!("iceflix-{}", entry.kind)),
             config: self.state.file(&format!("{name}.toml")),
+            identity: self.state.file(&name).join("identity"),
             log: self.state.log(&name),
             name,
             entry,
@@ -172,7 +178,7 @@ impl Settings {
         let entry = &service.entry;
         let state_dir = self.state.file(&service.name);
         private_dir(&state_dir)?;
-        let bus = |entry: &Entry| format!("tcp/{}", self.at(entry.bus_port));
+        let bus = |entry: &Entry| format!("tls/{}", self.at(entry.bus_port));
         let others = all.iter().filter(|other| other.name != service.name);
         let config = ServiceConfig {
             cluster,

@@ -10,10 +10,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Allows addresses other than loopback ones; meant for the project's own tests, which run inside
-/// network namespaces that nobody else can reach.
-const NETNS: &str = "ICEFLIX_PLAINTEXT_NETNS";
-
 /// Arguments that make sense.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -78,18 +74,15 @@ impl Settings {
             state: state_of(&args.state)?,
             instances: args.instances,
             media: media::split(&list, &base, home.as_deref()).map_err(Failure::Usage)?,
-            host: host(
-                &args.host,
-                std::env::var_os(NETNS).is_some_and(|v| v == "1"),
-            )?,
+            host: host(&args.host)?,
             cluster: args.cluster.clone(),
             bin_dir,
         })
     }
 }
 
-/// The address to listen on: a loopback one, since what is sent is not encrypted yet.
-fn host(typed: &str, netns: bool) -> Result<IpAddr, Failure> {
+/// The address to listen on.
+fn host(typed: &str) -> Result<IpAddr, Failure> {
     let address = match typed {
         "localhost" => Ipv4Addr::LOCALHOST.into(),
         _ => typed.parse::<IpAddr>().map_err(|_| {
@@ -101,12 +94,6 @@ fn host(typed: &str, netns: bool) -> Result<IpAddr, Failure> {
     if address.is_unspecified() || address.is_multicast() {
         return Err(Failure::Usage(format!(
             "HOST is the one address by which clients reach this machine, not {address}"
-        )));
-    }
-    if !address.is_loopback() && !netns {
-        return Err(Failure::Usage(format!(
-            "HOST={address} would let other machines in, and the cluster cannot tell friend from foe yet: \
-             connections are neither encrypted nor authenticated. Use a loopback address such as 127.0.0.1"
         )));
     }
     Ok(address)
@@ -124,13 +111,13 @@ mod tests {
     }
 
     #[test]
-    fn only_loopback_addresses_are_taken() {
-        for good in ["127.0.0.1", "127.9.0.1", "::1", "localhost"] {
-            assert!(host(good, false).unwrap().is_loopback());
+    fn one_address_is_taken() {
+        for good in ["127.0.0.1", "127.9.0.1", "::1", "localhost", "192.168.1.5"] {
+            assert!(host(good).is_ok(), "{good}");
         }
-        assert!(refusal(host("192.168.1.5", false)).contains("loopback"));
-        assert!(refusal(host("my-machine", false)).contains("IP address"));
-        assert!(refusal(host("0.0.0.0", true)).contains("not 0.0.0.0"));
-        assert_eq!(host("10.0.0.1", true).unwrap().to_string(), "10.0.0.1");
+        assert!(refusal(host("my-machine")).contains("IP address"));
+        for bad in ["0.0.0.0", "::", "224.0.0.1"] {
+            assert!(refusal(host(bad)).contains(&format!("not {bad}")));
+        }
     }
 }

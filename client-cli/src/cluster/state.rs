@@ -61,6 +61,11 @@ impl State {
         self.file("admin.password")
     }
 
+    /// Where the cluster's authority is, on a machine that has it.
+    pub fn authority(&self) -> PathBuf {
+        self.file("ca")
+    }
+
     /// What a client needs to know.
     pub fn client_config(&self) -> PathBuf {
         self.file("client.toml")

@@ -185,6 +185,7 @@ mod tests {
             name: "streaming-1".to_owned(),
             program: "/t/iceflix-streaming".into(),
             config: "/s/streaming-1.toml".into(),
+            identity: "/i".into(),
             log: "/s/log/streaming-1.log".into(),
         };
         let services = [service];

@@ -138,6 +138,7 @@ impl Bench {
         Service {
             program: "/none".into(),
             config: self.settings.state.file(&format!("{name}.toml")),
+            identity: "/i".into(),
             log: self.settings.state.log(name),
             name: name.to_owned(),
             entry,

@@ -6,7 +6,7 @@ use crate::ask::Input;
 use crate::cli::{Global, Typed, parse_line};
 use crate::client::Client;
 use crate::commands::Shell;
-use crate::config::{Environment, Target};
+use crate::config::{Environment, Target, no_fingerprint};
 use crate::editor::shown::{self, Shown};
 use crate::editor::{self, Editor, Heard, words};
 use crate::error::Error;
@@ -14,6 +14,7 @@ use crate::output::{Notifier, cut, plain, print, print_line, say, terminal_width
 use crate::session::private_dir;
 use follow::Follower;
 use futures::FutureExt;
+use iceflix_core::api::Fingerprint;
 use nix::sys::termios::{SetArg, Termios, tcgetattr, tcsetattr};
 use std::io::IsTerminal;
 use std::ops::ControlFlow;
@@ -32,8 +33,9 @@ const NAME_WIDTH: usize = 24;
 pub async fn run(global: &Global, env: Environment) -> Result<(), Error> {
     let target = Target::search(global, &env)?;
     let state_dir = env.state_dir()?;
+    let ca = target.as_ref().map(|target| target.ca).or(global.ca);
     let mut signals = Signals::listen()?;
-    let mut prompt = Prompt::open(global, env, state_dir).await?;
+    let mut prompt = Prompt::open(global, ca, env, state_dir).await?;
     match target {
         Some(target) => prompt.begin(target).await,
         None => say(
@@ -56,6 +58,8 @@ struct Prompt {
     keys: bool,
     terminal: Terminal,
     state_dir: PathBuf,
+    /// What the cluster is known by that this was started for.
+    ca: Option<Fingerprint>,
     json: bool,
 }
 
@@ -105,7 +109,12 @@ impl Terminal {
 }
 
 impl Prompt {
-    async fn open(global: &Global, env: Environment, state_dir: PathBuf) -> Result<Self, Error> {
+    async fn open(
+        global: &Global,
+        ca: Option<Fingerprint>,
+        env: Environment,
+        state_dir: PathBuf,
+    ) -> Result<Self, Error> {
         private_dir(&state_dir)?;
         let typed = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
         let color = env.var("NO_COLOR").is_none();
@@ -133,6 +142,7 @@ impl Prompt {
             keys,
             terminal,
             state_dir,
+            ca,
             json: global.json,
         })
     }
@@ -157,7 +167,11 @@ impl Prompt {
     }
 
     async fn connect(&mut self, main: String) -> Result<(), Error> {
-        let target = Target::of_mains(vec![main]);
+        let target = Target {
+            cluster: None,
+            mains: vec![main],
+            ca: self.ca.ok_or_else(no_fingerprint)?,
+        };
         let client = Client::connect(&target, &self.state_dir).await?;
         self.turn_to(client).await;
         Ok(())

@@ -55,6 +55,7 @@ impl Home {
         let mut command = Command::new(env!("CARGO_BIN_EXE_iceflix"));
         command
             .args(["--main", &self.cluster.main.to_string()])
+            .args(["--ca", &self.cluster.ca()])
             .args(words)
             .current_dir(self.dir.path())
             .env_clear()

@@ -13,9 +13,10 @@ use iceflix_core::api::main::Main;
 use iceflix_core::api::streaming::{StreamEvent, Streaming};
 use iceflix_core::api::{Instance, Kind, MediaId, SessionId, StreamId, TokenError};
 use iceflix_core::rpc::{Listener, Security, serve};
+use iceflix_core::trust::authority::CERTIFICATE_LIFETIME;
 use iceflix_core::trust::keys::SigningKey;
 use iceflix_core::trust::password::prehash;
-use iceflix_core::trust::{Purpose, now, session, token};
+use iceflix_core::trust::{Authority, Credentials, Purpose, now, session, token};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -60,6 +61,7 @@ pub struct State {
 pub struct Fake {
     pub state: Arc<Mutex<State>>,
     key: Arc<SigningKey>,
+    authority: Authority,
     stop: CancellationToken,
 }
 
@@ -81,11 +83,12 @@ impl Cluster {
         let fake = Fake {
             state: Arc::default(),
             key: Arc::new(SigningKey::generate().unwrap()),
+            authority: Authority::create("test").unwrap(),
             stop: CancellationToken::new(),
         };
         let mut main = None;
         for kind in Kind::ALL {
-            let listener = listen().await;
+            let listener = fake.listen(kind).await;
             let endpoint = listener.address();
             fake.add(kind, 1, endpoint);
             let (service, stop) = (fake.clone(), fake.stop.clone());
@@ -107,7 +110,7 @@ impl Cluster {
             };
         }
         for kind in [Kind::Catalog, Kind::Streaming] {
-            let dead = listen().await.address();
+            let dead = fake.listen(kind).await.address();
             fake.add(kind, 2, dead);
         }
         let admin = (prehash("admin", PASSWORD), Role::Admin);
@@ -120,6 +123,11 @@ impl Cluster {
             fake,
             main: main.unwrap(),
         }
+    }
+
+    /// What the cluster is known by.
+    pub fn ca(&self) -> String {
+        self.fake.authority.fingerprint().to_string()
     }
 
     /// Adds a film.
@@ -149,12 +157,14 @@ impl Cluster {
     }
 }
 
-async fn listen() -> Listener {
-    let any = "127.0.0.1:0".parse().unwrap();
-    Listener::bind(any, Security::default()).await.unwrap()
-}
-
 impl Fake {
+    async fn listen(&self, kind: Kind) -> Listener {
+        let (any, name) = ("127.0.0.1:0".parse().unwrap(), "fake".parse().unwrap());
+        let credential = self.authority.issue(kind, &name, CERTIFICATE_LIFETIME);
+        let security = Security::service(&Credentials::new(credential.unwrap()));
+        Listener::bind(any, security.unwrap()).await.unwrap()
+    }
+
     fn add(&self, kind: Kind, number: u32, endpoint: SocketAddr) {
         self.state.lock().unwrap().directory.push(Instance {
             kind,

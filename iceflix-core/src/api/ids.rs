@@ -88,6 +88,11 @@ hex_id! {
     SessionId, 16, "a session id is 32 hexadecimal digits"
 }
 
+hex_id! {
+    /// What a cluster's certificate authority is known by: the SHA-256 of its certificate.
+    Fingerprint, 32, "a cluster's fingerprint is 64 hexadecimal digits"
+}
+
 impl StreamId {
     /// A new one, from the operating system's random numbers.
     pub fn random() -> Self {

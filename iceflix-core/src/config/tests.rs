@@ -30,12 +30,10 @@ fn load_with(file: &str, flags: &[&str]) -> Result<Sample, ConfigError> {
 fn the_default_runs_on_this_machine() {
     let config: Sample = load(["sample".into()]).unwrap();
     assert!(config.common.listen.ip().is_loopback());
-    assert!(
-        config
-            .common
-            .instance_name(Kind::Auth)
-            .as_str()
-            .starts_with("auth-")
+    assert!(config.common.stays_on_this_machine());
+    assert_eq!(
+        config.common.identity(),
+        Path::new(".iceflix/state/identity")
     );
 }
 
@@ -85,17 +83,17 @@ fn values_that_do_not_fit_are_refused() {
 }
 
 #[test]
-fn an_open_address_is_refused_with_a_reason() {
-    let error = load_with("listen = \"0.0.0.0:0\"", &[])
-        .unwrap_err()
-        .to_string();
-    assert!(error.contains("not encrypted"), "{error}");
+fn the_bus_speaks_tls_at_addresses() {
     for key in ["bus_listen", "bus_connect"] {
-        let open = format!("{key} = [\"tcp/0.0.0.0:7447\"]");
-        let error = load_with(&open, &[]).unwrap_err().to_string();
-        assert!(error.contains(key), "{error}");
-        assert!(load_with(&format!("{key} = [\"nonsense\"]"), &[]).is_err());
+        for bad in ["nonsense", "tcp/127.0.0.1:7447", "tls/somewhere:7447"] {
+            let error = load_with(&format!("{key} = [{bad:?}]"), &[]);
+            let error = error.unwrap_err().to_string();
+            assert!(error.contains(key), "{error}");
+            assert!(error.contains("tls/ADDRESS:PORT"), "{error}");
+        }
     }
+    let open = load_with("bus_listen = [\"tls/127.0.0.1:0\", \"tls/0.0.0.0:0\"]", &[]);
+    assert!(!open.unwrap().common.stays_on_this_machine());
 }
 
 #[test]

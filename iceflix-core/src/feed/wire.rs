@@ -88,9 +88,11 @@ pub fn split(incarnation: u64, number: u64, entries: Entries) -> Vec<Vec<u8>> {
         .collect()
 }
 
-/// Puts a snapshot together; `None` when a piece is missing or two snapshots are mixed.
+/// Puts a snapshot together; `None` when a piece is missing or two snapshots are mixed. A piece that
+/// came twice counts once: a speaker that renews its certificate is on the bus twice for a moment.
 pub fn assemble(mut pieces: Vec<Piece>) -> Option<Snapshot> {
     pieces.sort_by_key(|piece| piece.index);
+    pieces.dedup_by_key(|piece| (piece.incarnation, piece.number, piece.index));
     let first = pieces.first()?;
     let (incarnation, number, count) = (first.incarnation, first.number, first.count);
     if pieces.len() != usize::try_from(count).ok()? {
@@ -131,6 +133,8 @@ mod tests {
         assert!(encoded.iter().all(|piece| piece.len() < 2 * PIECE));
         let all = pieces(&encoded);
         assert_eq!(assemble(all.clone()).unwrap().entries, entries);
+        let twice: Vec<Piece> = all.iter().chain(&all).cloned().collect();
+        assert_eq!(assemble(twice).unwrap().entries, entries);
         let mut missing = all.clone();
         missing.remove(2);
         assert_eq!(assemble(missing), None);

@@ -1,7 +1,10 @@
 //! Replicas alone: their rows in memory and on disk. `tests/replica.rs` has several on one bus.
 
 use super::*;
-use crate::bus::BusConfig;
+use crate::{
+    bus::BusConfig,
+    trust::{Authority, authority::CERTIFICATE_LIFETIME},
+};
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -15,9 +18,13 @@ struct Alone {
 
 impl Alone {
     async fn new() -> Self {
+        let authority = Authority::create("alone").unwrap();
+        let name = "auth-1".parse().unwrap();
+        let credential = authority.issue(Kind::Auth, &name, CERTIFICATE_LIFETIME);
         let config = BusConfig {
             cluster: "alone".into(),
-            listen: vec!["tcp/127.0.0.1:0".into()],
+            credential: credential.unwrap(),
+            listen: vec!["tls/127.0.0.1:0".into()],
             connect: vec![],
             scouting: false,
             interface: "auto".into(),

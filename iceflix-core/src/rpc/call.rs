@@ -6,8 +6,8 @@ use super::{
 };
 use crate::{
     api::{
-        Instance, Kind, auth::AuthenticatorClient, catalog::CatalogClient, main::DirectoryView,
-        main::MainClient, streaming::StreamingClient,
+        Instance, InstanceId, Kind, auth::AuthenticatorClient, catalog::CatalogClient,
+        main::DirectoryView, main::MainClient, streaming::StreamingClient,
     },
     directory::Turns,
 };
@@ -137,6 +137,12 @@ struct Inner {
     /// Open connections, by what they speak and where to. Each cell holds a stub.
     links: DashMap<(Kind, SocketAddr), Arc<dyn Any + Send + Sync>>,
     health: Mutex<Health>,
+}
+
+/// An open connection, and whose certificate is at its other end.
+struct Open<S> {
+    stub: S,
+    instance: Option<InstanceId>,
 }
 
 /// Whose turn it is, and who is passed over.
@@ -343,21 +349,29 @@ impl Caller {
                 .inner
                 .links
                 .entry((S::KIND, endpoint))
-                .or_insert_with(|| Arc::new(OnceCell::<S>::new())),
+                .or_insert_with(|| Arc::new(OnceCell::<Open<S>>::new())),
         );
-        let Ok(cell) = cell.downcast::<OnceCell<S>>() else {
+        let Ok(cell) = cell.downcast::<OnceCell<Open<S>>>() else {
             // Each kind has one type of stub.
             return Err(io::Error::other("a connection of another kind"));
         };
         let mut fresh = false;
-        let stub = cell
+        let open = cell
             .get_or_try_init(|| async {
                 fresh = true;
-                let io = self.inner.security.connect(endpoint).await?;
-                Ok::<S, io::Error>(S::over(Link(io)))
+                let (io, instance) = self.inner.security.connect(S::KIND, endpoint).await?;
+                let stub = S::over(Link(io));
+                Ok::<_, io::Error>(Open { stub, instance })
             })
             .await?;
-        Ok((stub.clone(), fresh))
+        match &open.instance {
+            // Since the connection was opened.
+            Some(instance) if self.inner.security.is_expelled(instance) => {
+                self.inner.links.remove(&(S::KIND, endpoint));
+                Err(io::Error::other(format!("{instance} was expelled")))
+            }
+            _ => Ok((open.stub.clone(), fresh)),
+        }
     }
 
     fn health(&self) -> std::sync::MutexGuard<'_, Health> {

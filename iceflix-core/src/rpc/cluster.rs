@@ -32,11 +32,14 @@ impl Cluster {
     ///
     /// # Errors
     /// When no Main answers.
-    pub async fn connect(mut mains: Vec<SocketAddr>) -> Result<Self, CallError> {
+    pub async fn connect(
+        mut mains: Vec<SocketAddr>,
+        security: Security,
+    ) -> Result<Self, CallError> {
         mains.shuffle(&mut rand::rng());
         // Mains are called by address; what the directory holds does not matter to that.
         let (empty, nothing) = watch::channel(Arc::new(nobody()));
-        let asker = Caller::new(nothing, Security::default());
+        let asker = Caller::new(nothing, security.clone());
         let mut found = None;
         for (position, main) in mains.iter().enumerate() {
             if let Ok(view) = ask(&asker, *main, None, FIRST_ANSWER).await {
@@ -56,7 +59,7 @@ impl Cluster {
             follow(asker, mains, directory_sender, reachable_sender).await;
         });
         Ok(Self {
-            caller: Caller::new(directory.clone(), Security::default()),
+            caller: Caller::new(directory.clone(), security),
             directory,
             reachable,
             _follower: Arc::new(AbortOnDropHandle::new(follower)),

@@ -4,7 +4,7 @@ use super::{
     codec::ServerCodec,
     link::{Io, Peer, Security},
 };
-
+use crate::api::InstanceId;
 use futures::{Sink, Stream, StreamExt, ready};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -64,6 +64,8 @@ type Messages<Req, Resp> = tokio_serde::Framed<
 /// A connection as tarpc takes it: requests in, responses out. Ends when the service stops.
 pub struct ServerLink<Req, Resp> {
     inner: Messages<Req, Resp>,
+    /// The service that calls, if it is one: it may be expelled while it is connected.
+    caller: Option<(InstanceId, Security)>,
     stop: Pin<Box<WaitForCancellationFutureOwned>>,
     stopped: bool,
     room: PollSemaphore,
@@ -169,7 +171,7 @@ impl Listener {
                     continue;
                 }
             };
-            let (security, stop, handle) = (self.security, stop.clone(), handle.clone());
+            let (security, stop, handle) = (self.security.clone(), stop.clone(), handle.clone());
             let requests = connections.clone();
             connections.spawn(async move {
                 let _place = place;
@@ -195,9 +197,11 @@ where
     S: Stream<Item = F>,
     F: Future<Output = ()> + Send + 'static,
 {
-    let (io, peer) = security.accept(tcp).await?;
+    let (io, peer) = security.clone().accept(tcp).await?;
     let room = Arc::new(Semaphore::new(MAX_IN_FLIGHT));
+    let caller = peer.instance.clone().map(|instance| (instance, security));
     let link = ServerLink {
+        caller,
         inner: tokio_serde::Framed::new(super::codec::framed(io), ServerCodec),
         stop: Box::pin(stop.cancelled_owned()),
         stopped: false,
@@ -234,6 +238,12 @@ where
             this.place = ready!(this.room.poll_acquire(cx));
         }
         let next = ready!(Pin::new(&mut this.inner).poll_next(cx));
+        if let Some((instance, security)) = &this.caller
+            && security.is_expelled(instance)
+        {
+            this.stopped = true;
+            return Poll::Ready(None);
+        }
         match &next {
             None => this.stopped = true,
             Some(Ok(ClientMessage::Request(_))) => {

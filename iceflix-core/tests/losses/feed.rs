@@ -2,6 +2,7 @@
 
 use crate::world::{Hand, id, node, wait_for};
 use iceflix_core::{
+    api::Kind,
     bus::Bus,
     feed::{Heard, Hearer},
     topics::{Entries, Topics},
@@ -23,10 +24,10 @@ struct Setting {
 impl Setting {
     async fn new() -> Self {
         let topics = Topics::new("losses");
-        let (far, port) = node(&[]).await;
+        let (far, port) = node(Kind::Streaming, &[]).await;
         let hand = Hand::start(&far, &topics, &topics.media(), "node-1").await;
         hand.lose("a", Some(json!(1)));
-        let (near, _) = node(&[port]).await;
+        let (near, _) = node(Kind::Catalog, &[port]).await;
         let following = Hearer::follow(&near, &topics, topics.media(), None).await;
         let (hearer, heard) = following.unwrap();
         let mut setting = Self {

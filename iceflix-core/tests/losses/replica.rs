@@ -30,10 +30,10 @@ fn row(seconds: u64, value: Option<u32>) -> Option<Value> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_that_missed_a_peers_rows_takes_them_all() {
     let (dir, topics) = (tempfile::tempdir().unwrap(), Topics::new("losses"));
-    let (far, port) = node(&[]).await;
+    let (far, port) = node(Kind::Auth, &[]).await;
     let hand = Hand::start(&far, &topics, &rows(&topics), "auth-2").await;
     hand.lose("old", row(1, Some(1)));
-    let (near, _) = node(&[port]).await;
+    let (near, _) = node(Kind::Auth, &[port]).await;
     let replica = open(&near, dir.path(), "auth-1").await;
     wait_for("the first rows", || replica.get("old").is_some()).await;
     replica.put(vec![change("ours", 1)]).await.unwrap();
@@ -63,9 +63,9 @@ async fn a_replica_that_missed_a_peers_rows_takes_them_all() {
 #[tokio::test(flavor = "multi_thread")]
 async fn replicas_that_missed_each_others_writes_agree() {
     let dir = tempfile::tempdir().unwrap();
-    let (far, port) = node(&[]).await;
+    let (far, port) = node(Kind::Auth, &[]).await;
     let cable = Cable::to(port).await;
-    let (near, _) = node(&[cable.port]).await;
+    let (near, _) = node(Kind::Auth, &[cable.port]).await;
     let one = open(&far, dir.path(), "auth-1").await;
     let two = open(&near, dir.path(), "auth-2").await;
     one.put(vec![change("both", 0), change("gone", 0)])
@@ -118,7 +118,7 @@ async fn replicas_that_missed_each_others_writes_agree() {
     far.close().await;
     near.close().await;
     for name in ["auth-1", "auth-2"] {
-        let (alone, _) = node(&[]).await;
+        let (alone, _) = node(Kind::Auth, &[]).await;
         let replica = open(&alone, dir.path(), name).await;
         assert_eq!(replica.scan(""), agreed, "{name}");
         alone.close().await;
@@ -128,10 +128,10 @@ async fn replicas_that_missed_each_others_writes_agree() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_removal_reaches_a_row_that_only_a_peer_has() {
     let (dir, topics) = (tempfile::tempdir().unwrap(), Topics::new("losses"));
-    let (far, port) = node(&[]).await;
+    let (far, port) = node(Kind::Auth, &[]).await;
     let hand = Hand::start(&far, &topics, &rows(&topics), "auth-2").await;
     hand.lose("known", row(1, Some(1)));
-    let (near, _) = node(&[port]).await;
+    let (near, _) = node(Kind::Auth, &[port]).await;
     let replica = open(&near, dir.path(), "auth-1").await;
     wait_for("the first rows", || replica.get("known").is_some()).await;
     // Written there a moment ago, and not heard here yet.

@@ -6,12 +6,13 @@ use iceflix_core::{
     bus::{AliveToken, Answering, Bus, BusConfig},
     feed::{Change, Changes, split},
     topics::{Entries, FeedTopic, Topics},
+    trust::{Authority, authority::CERTIFICATE_LIFETIME},
 };
 use serde_json::Value;
 use std::{
     net::SocketAddr,
     sync::{
-        Arc, Mutex,
+        Arc, LazyLock, Mutex,
         atomic::{AtomicU16, AtomicUsize, Ordering},
     },
     time::Duration,
@@ -53,15 +54,19 @@ pub fn id(name: &str) -> InstanceId {
     name.parse().unwrap()
 }
 
+static AUTHORITY: LazyLock<Authority> = LazyLock::new(|| Authority::create("losses").unwrap());
+
 /// A node that listens, and connects to these ports. Where it listens comes with it.
-pub async fn node(connect: &[u16]) -> (Bus, u16) {
+pub async fn node(kind: Kind, connect: &[u16]) -> (Bus, u16) {
     let port = free_port();
+    let name = id(&format!("{kind}-{port}"));
     let config = BusConfig {
         cluster: "losses".into(),
-        listen: vec![format!("tcp/127.0.0.1:{port}")],
+        credential: AUTHORITY.issue(kind, &name, CERTIFICATE_LIFETIME).unwrap(),
+        listen: vec![format!("tls/127.0.0.1:{port}")],
         connect: connect
             .iter()
-            .map(|port| format!("tcp/127.0.0.1:{port}"))
+            .map(|port| format!("tls/127.0.0.1:{port}"))
             .collect(),
         scouting: false,
         interface: "auto".into(),

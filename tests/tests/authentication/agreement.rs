@@ -6,7 +6,7 @@ use iceflix_core::{
         Kind,
         auth::{AuthError, Role},
     },
-    bus::{Bus, BusConfig},
+    bus::Bus,
     config::Common,
     feed::assemble,
     service::Server,
@@ -14,6 +14,7 @@ use iceflix_core::{
 };
 use iceflix_tests::{
     cluster::{Cluster, PATIENCE, wait_for},
+    identity,
     tokens::log_out,
     waiting::within_a_second,
 };
@@ -106,14 +107,9 @@ async fn an_authenticator_that_joins_late_learns_all() {
 /// A place on the bus beside these authenticators.
 async fn beside(auths: &[&auth_svc::Config]) -> Bus {
     let listen = auths.iter().flat_map(|auth| &auth.common.bus_listen);
-    let config = BusConfig {
-        cluster: auths[0].common.cluster.to_string(),
-        listen: vec!["tcp/127.0.0.1:0".to_owned()],
-        connect: listen.cloned().collect(),
-        scouting: false,
-        interface: "auto".to_owned(),
-    };
-    Bus::open(&config).await.unwrap()
+    let connect: Vec<String> = listen.cloned().collect();
+    let cluster = auths[0].common.cluster.as_str();
+    identity::on_the_bus(cluster, Kind::Auth, "tls/127.0.0.1:0", &connect).await
 }
 
 /// All rows of an authenticator, tombstones too, as it tells them to one that joins.

@@ -35,14 +35,17 @@ async fn it_moves_on_when_an_instance_of_any_kind_dies_between_commands() {
         (Kind::Main, vec![]),
     ] {
         let (process, common) = process(cluster, kind, &more);
-        until_listed(first, |all| all.iter().any(|i| i.endpoint == common.listen)).await;
+        until_listed(cluster.name(), first, |all| {
+            all.iter().any(|i| i.endpoint == common.listen)
+        })
+        .await;
         if kind == Kind::Main {
             mains.push(common.listen);
         }
         doomed.push((kind, process));
     }
-    until_listed(mains[1], |all| all.len() == 8).await;
-    let home = Home::new(&mains);
+    until_listed(cluster.name(), mains[1], |all| all.len() == 8).await;
+    let home = Home::new(cluster.name(), &mains);
     home.login("admin", ADMIN_PASSWORD).with_code(0);
     wait_for("both nodes have the film", async || {
         home.run(&["show", &setting.id, "--json"]).json()["providers"] == 2

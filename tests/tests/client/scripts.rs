@@ -215,7 +215,7 @@ async fn a_broken_pipe_is_no_error() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_config_file_is_found_where_it_is_said() {
     let setting = Setting::new().await;
-    let (cluster, home) = (&setting.cluster, Home::new(&[]));
+    let (cluster, home) = (&setting.cluster, Home::new("", &[]));
     let told = home.run(&["status"]).with_code(2);
     assert!(told.stderr.contains("make run-cluster"), "{told:?}");
     // A dead Main in the list is passed over.

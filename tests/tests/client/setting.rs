@@ -28,7 +28,7 @@ impl Setting {
 
     /// Somebody who knows where the Main is.
     pub fn stranger(&self) -> Home {
-        Home::new(&self.cluster.main_addresses())
+        self.cluster.home()
     }
 
     /// Somebody who is logged in as `admin`.
@@ -41,7 +41,7 @@ impl Setting {
     /// A Main that sends clients to the authenticator through an ear of their own, and to the
     /// other services straight.
     pub async fn overheard(&self) -> (Door, Ear, Home) {
-        let ear = Ear::before(self.cluster.auths[0].address()).await;
+        let ear = Ear::before(self.cluster.name(), self.cluster.auths[0].address()).await;
         let others = [
             instance(
                 Kind::Catalog,
@@ -56,8 +56,8 @@ impl Setting {
         ];
         let mut all = vec![instance(Kind::Auth, "auth-1", ear.address)];
         all.extend(others);
-        let door = Door::open(all).await;
-        let home = Home::new(&[door.address]);
+        let door = Door::open(self.cluster.name(), all).await;
+        let home = Home::new(self.cluster.name(), &[door.address]);
         (door, ear, home)
     }
 }
