@@ -30,7 +30,7 @@ export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 
 CARGO_ARGS = --release --locked --workspace
 
-.PHONY: help build run-cluster stop-cluster check test fmt bench clean
+.PHONY: help build run-cluster stop-cluster check test fuzz fmt bench clean
 
 help:
 	@echo 'make run-cluster [MEDIA=DIR[:DIR...]] [INSTANCES=2] [STATE=.iceflix] [DETACH=1]'
@@ -39,6 +39,7 @@ help:
 	@echo 'make build          the programs, in target/release'
 	@echo 'make check          formatting, lints and the quick tests'
 	@echo 'make test           everything the project checks, from nothing'
+	@echo 'make fuzz           throw random input at every parser, a minute each (SECONDS_EACH=60)'
 	@echo 'make bench          measure; a table, and JSON under target/'
 	@echo 'make fmt            format the sources'
 	@echo 'make clean          remove what was built'
@@ -63,8 +64,13 @@ test:
 	cargo fmt --all --check
 	cargo clippy $(CARGO_ARGS) --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc $(CARGO_ARGS) --no-deps
+	cargo deny --locked check --hide-inclusion-graph bans licenses sources
 	cargo test $(CARGO_ARGS)
 	scripts/smoke
+
+fuzz:
+	scripts/bootstrap --fuzz
+	scripts/fuzz
 
 fmt:
 	cargo fmt --all

@@ -4,12 +4,21 @@
 //! |---|---|
 //! | `user/{name}` | password hash, role, when made |
 //! | `epoch/{name}` | when the user was last revoked: sessions of an earlier epoch are over |
-//! | `session/{id}` | user, public key, epoch, end |
+//! | `disabled/{name}` | that the user is disabled: a row of its own, so that it wins over any other change of the user |
+//! | `session/{id}` | user, public key, epoch, beginning, end, from where it was opened |
+//! | `granted/{id}` | that a session is a grant, and its end: stays when the session was ended |
 //! | `ended/{id}` | that a session was ended: a row of its own, so that it wins whatever comes |
 
+mod sessions;
+mod standing;
+
+use crate::{
+    attempts::Lane,
+    hashing::{Hashing, Turn},
+};
 use iceflix_core::{
     api::{
-        Page, PageRequest, SessionId,
+        MediaId, Page, PageRequest, SessionId,
         auth::{PreHash, Role, UserInfo},
     },
     replica::{Replica, RowChange, StoreError},
@@ -17,8 +26,8 @@ use iceflix_core::{
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
-use std::{sync::Arc, time::Duration};
-use tokio::sync::{Mutex, MutexGuard, Semaphore};
+use std::{net::IpAddr, sync::Arc, time::Duration};
+use tokio::sync::{Mutex, MutexGuard};
 
 /// How long it is remembered that a session was ended: longer than it would have lasted, so that
 /// no write from elsewhere brings it back.
@@ -41,6 +50,9 @@ pub enum AccountsError {
     /// The thread that hashed is gone.
     #[error("hashing was interrupted")]
     Interrupted,
+    /// Nothing broke: there is more to hash than can be done soon.
+    #[error("too many passwords are waiting to be hashed")]
+    Busy,
 }
 
 /// A user.
@@ -65,7 +77,19 @@ pub struct Session {
     pub epoch: u64,
     /// When it is over, in seconds since 1970.
     pub until: u64,
+    /// When it was opened, in seconds since 1970; 0 in rows from before this was noted.
+    #[serde(default)]
+    pub opened: u64,
+    /// From where it was opened.
+    #[serde(default)]
+    pub from: Option<IpAddr>,
+    /// The film, if it is a grant: that has no key, and nothing is renewed or signed for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub media: Option<MediaId>,
 }
+
+/// The epoch of a user whose own cannot be read: after that of every session there is.
+const UNREADABLE: u64 = u64::MAX;
 
 /// Users and sessions. Cheap to clone.
 #[derive(Clone)]
@@ -73,8 +97,7 @@ pub struct Accounts {
     replica: Replica,
     /// Held while something is read, decided and written.
     deciding: Arc<Mutex<()>>,
-    /// Hashing takes 19 MiB and a core each: not more at once than there are cores.
-    hashing: Arc<Semaphore>,
+    hashing: Hashing,
 }
 
 fn user_key(name: &str) -> String {
@@ -87,6 +110,10 @@ fn epoch_key(name: &str) -> String {
 
 fn session_key(session: SessionId) -> String {
     format!("session/{session}")
+}
+
+fn granted_key(session: SessionId) -> String {
+    format!("granted/{session}")
 }
 
 fn ended_key(session: SessionId) -> String {
@@ -111,7 +138,7 @@ impl Accounts {
         Self {
             replica,
             deciding: Arc::default(),
-            hashing: Arc::new(Semaphore::new(cores)),
+            hashing: Hashing::new(cores),
         }
     }
 
@@ -144,14 +171,31 @@ impl Accounts {
 
     /// What is stored for a password.
     pub async fn hash(&self, password: PreHash) -> Result<String, AccountsError> {
-        let hash = self.on_a_thread(move || password::hash(&password)).await?;
-        Ok(hash?)
+        let turn = self.turn(Lane::Clear).await?;
+        Ok(turn.run(move || password::hash(&password)).await??)
     }
 
-    /// Whether this is the user's password. For a user that does not exist it takes as long.
-    pub async fn verify(&self, user: Option<&User>, given: PreHash) -> Result<bool, AccountsError> {
+    /// Whether this is the user's password.
+    pub async fn verify(&self, user: &User, given: PreHash) -> Result<bool, AccountsError> {
+        let turn = self.turn(Lane::Clear).await?;
+        self.verify_in(turn, Some(user), given).await
+    }
+
+    /// A turn at hashing.
+    pub async fn turn(&self, lane: Lane) -> Result<Turn, AccountsError> {
+        self.hashing.turn(lane).await
+    }
+
+    /// The same as [`Accounts::verify`], in one's turn. For a user that does not exist it takes as
+    /// long.
+    pub async fn verify_in(
+        &self,
+        turn: Turn,
+        user: Option<&User>,
+        given: PreHash,
+    ) -> Result<bool, AccountsError> {
         let stored = user.map(|user| user.password.clone());
-        self.on_a_thread(move || match stored {
+        turn.run(move || match stored {
             Some(stored) => password::verify(&given, &stored),
             None => {
                 let _ = password::hash(&given);
@@ -161,18 +205,15 @@ impl Accounts {
         .await
     }
 
-    async fn on_a_thread<T: Send + 'static>(
-        &self,
-        work: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T, AccountsError> {
-        let _turn = self
-            .hashing
-            .acquire()
-            .await
-            .map_err(|_| AccountsError::Interrupted)?;
-        tokio::task::spawn_blocking(work)
-            .await
-            .map_err(|_| AccountsError::Interrupted)
+    /// Takes in what the other authenticators know of a user by now. What changed there a moment
+    /// ago may not have arrived.
+    pub async fn catch_up(&self, name: &str) {
+        let keys = vec![
+            user_key(name),
+            epoch_key(name),
+            standing::disabled_key(name),
+        ];
+        self.replica.refresh(keys).await;
     }
 
     /// A user, by the stored form of the name.
@@ -195,24 +236,44 @@ impl Accounts {
     /// The next epoch: later than the one known here, and than one that another authenticator may
     /// be giving at the same time.
     fn next_epoch(&self, name: &str) -> u64 {
-        let now = u64::try_from(trust::now().as_millis()).unwrap_or(u64::MAX);
-        now.max(self.epoch(name).saturating_add(1))
+        // It fits for half a billion years.
+        let now = u64::try_from(trust::now().as_millis()).unwrap_or(UNREADABLE - 1);
+        match self.epoch(name) {
+            UNREADABLE => now,
+            epoch => now.max(epoch + 1),
+        }
     }
 
     /// Since when the user's sessions count: milliseconds since 1970 of the last revocation, or 0.
+    /// When it cannot be read none counts, until there is a new one.
     pub fn epoch(&self, name: &str) -> u64 {
         let key = epoch_key(name);
-        self.replica
-            .get(&key)
-            .and_then(|value| read(&key, value))
-            .unwrap_or(0)
+        match self.replica.get(&key) {
+            Some(value) => read(&key, value).unwrap_or(UNREADABLE),
+            None => 0,
+        }
+    }
+
+    /// The epoch in which a session can be opened. One that cannot be read is mended by a new one.
+    ///
+    /// # Errors
+    /// When that cannot be written.
+    pub async fn mended_epoch(&self, name: &str) -> Result<u64, AccountsError> {
+        if self.epoch(name) == UNREADABLE {
+            tracing::warn!(
+                user = name,
+                "a new epoch begins: the old one cannot be read"
+            );
+            self.revoke(name).await?;
+        }
+        Ok(self.epoch(name))
     }
 
     /// All epochs above 0.
     pub fn epochs(&self) -> Vec<(String, u64)> {
         let rows = self.replica.scan("epoch/").into_iter();
         rows.filter_map(|(key, value)| {
-            let epoch = read(&key, value)?;
+            let epoch = read(&key, value).unwrap_or(UNREADABLE);
             Some((key.strip_prefix("epoch/")?.to_owned(), epoch))
         })
         .collect()
@@ -252,8 +313,10 @@ impl Accounts {
         let rows = self.replica.scan("user/").into_iter();
         let mut users = rows.filter_map(|(key, value)| {
             let user: User = read(&key, value)?;
+            let name = key.strip_prefix("user/")?.to_owned();
             Some(UserInfo {
-                name: key.strip_prefix("user/")?.to_owned(),
+                disabled: self.is_disabled(&name),
+                name,
                 role: user.role,
                 created: user.created,
             })
@@ -270,18 +333,13 @@ impl Accounts {
         Page { items, next }
     }
 
-    /// Whether an admin would be left without this user.
-    pub fn is_last_admin(&self, name: &str) -> bool {
-        let rows = self.replica.scan("user/");
-        let mut admins = rows.into_iter().filter(|(key, value)| {
-            read::<User>(key, value.clone()).is_some_and(|user| user.role == Role::Admin)
-        });
-        admins.all(|(key, _)| key == user_key(name))
-    }
-
-    /// Writes a user.
+    /// Writes a user, who may log in.
     pub async fn put_user(&self, name: &str, user: &User) -> Result<(), AccountsError> {
-        Ok(self.replica.put(vec![write(user_key(name), user)]).await?)
+        let mut rows = vec![write(user_key(name), user)];
+        if self.is_disabled(name) {
+            rows.push((standing::disabled_key(name), None));
+        }
+        Ok(self.replica.put(rows).await?)
     }
 
     /// Writes a user's new password, and ends all sessions but `keep`.
@@ -299,13 +357,14 @@ impl Accounts {
         Ok(self.replica.put(rows).await?)
     }
 
-    /// Removes a user, and ends all sessions.
+    /// Removes a user, and ends all sessions. Another one of that name is not disabled.
     pub async fn remove_user(&self, name: &str) -> Result<(), AccountsError> {
         let epoch = write(epoch_key(name), &self.next_epoch(name));
-        Ok(self
-            .replica
-            .put(vec![(user_key(name), None), epoch])
-            .await?)
+        let mut rows = vec![(user_key(name), None), epoch];
+        if self.is_disabled(name) {
+            rows.push((standing::disabled_key(name), None));
+        }
+        Ok(self.replica.put(rows).await?)
     }
 
     /// Ends all sessions of a user.
@@ -320,6 +379,29 @@ impl Accounts {
             .replica
             .put(vec![write(session_key(id), session)])
             .await?)
+    }
+
+    /// Writes a grant: a session, and that it is one.
+    pub async fn put_grant(&self, id: SessionId, grant: &Session) -> Result<(), AccountsError> {
+        let granted = write(granted_key(id), &grant.until);
+        let session = write(session_key(id), grant);
+        Ok(self.replica.put(vec![granted, session]).await?)
+    }
+
+    /// Whether there is, or was, a grant of that id that would not be over by itself.
+    pub fn is_granted(&self, id: SessionId) -> bool {
+        self.replica.get(&granted_key(id)).is_some()
+    }
+
+    /// How many grants a user has.
+    pub fn grants_of(&self, user: &str) -> usize {
+        let rows = self.replica.scan("session/").into_iter();
+        let ids = rows.filter_map(|(key, value)| {
+            let session: Session = read(&key, value)?;
+            let id = key.strip_prefix("session/")?.parse().ok()?;
+            (session.media.is_some() && session.user == user).then_some(id)
+        });
+        ids.filter(|id| self.session_here(*id).is_some()).count()
     }
 
     /// Ends a session.
@@ -344,7 +426,12 @@ impl Accounts {
         let forgotten = ended.filter(|(key, value)| {
             read::<u64>(key, value.clone()).is_some_and(|until| until <= now)
         });
-        let gone: Vec<RowChange> = over.chain(forgotten).map(|(key, _)| (key, None)).collect();
+        let granted = self.replica.scan("granted/").into_iter();
+        let passed = granted.filter(|(key, value)| {
+            read::<u64>(key, value.clone()).is_some_and(|until| until <= now)
+        });
+        let gone = over.chain(forgotten).chain(passed);
+        let gone: Vec<RowChange> = gone.map(|(key, _)| (key, None)).collect();
         if let Err(error) = self.replica.put(gone).await {
             tracing::warn!(%error, "sessions that are over could not be cleared away");
         }

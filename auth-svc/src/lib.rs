@@ -3,6 +3,12 @@
 //! what was revoked.
 
 mod accounts;
+mod attempts;
+mod grants;
+mod guard;
+mod hashing;
+mod record;
+mod rotation;
 mod service;
 mod status;
 #[cfg(test)]
@@ -16,8 +22,13 @@ use iceflix_core::{
     replica::Replica,
     rpc::serve,
     service::{Node, Running, Server},
-    trust::{self, keys::SigningKey},
+    span::Span,
+    trust::{
+        self,
+        keyring::{Keyring, Schedule},
+    },
 };
+pub use rotation::KeyLifetime;
 use serde::Deserialize;
 use service::AuthService;
 use status::Status;
@@ -34,7 +45,7 @@ use tokio_util::task::AbortOnDropHandle;
 const CLEARING: Duration = Duration::from_secs(60);
 
 /// The authenticator's configuration.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 pub struct Config {
     /// What every service is told.
     #[serde(flatten)]
@@ -42,18 +53,56 @@ pub struct Config {
     /// A file with the password of the first user, `admin`, who is made when there never was one.
     #[serde(default)]
     pub admin_password_file: Option<PathBuf>,
+    /// How long a grant may last at most: a minute to 7 days.
+    #[serde(default = "grant_max")]
+    pub grant_max: Span,
+    /// For how long a key signs tokens before the next one does.
+    #[serde(default)]
+    pub token_key_lifetime: KeyLifetime,
+}
+
+/// An evening and a night: who wants the film tomorrow asks again tomorrow.
+fn grant_max() -> Span {
+    Span::from_secs(12 * 3600)
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            common: Common::default(),
+            admin_password_file: None,
+            grant_max: grant_max(),
+            token_key_lifetime: KeyLifetime::default(),
+        }
+    }
 }
 
 impl ServiceConfig for Config {
     const KIND: Kind = Kind::Auth;
-    const KEYS: &'static [Key] = &[key(
-        "admin_password_file",
-        Shape::Text,
-        "A file with the password of the first user, admin",
-    )];
+    const KEYS: &'static [Key] = &[
+        key(
+            "admin_password_file",
+            Shape::Text,
+            "A file with the password of the first user, admin",
+        ),
+        key(
+            "grant_max",
+            Shape::Text,
+            "How long a grant may last at most: 1m to 7d",
+        ),
+        key(
+            "token_key_lifetime",
+            Shape::Text,
+            "For how long a key signs tokens before the next one does: 1h to 30d",
+        ),
+    ];
 
     fn common(&self) -> &Common {
         &self.common
+    }
+
+    fn check(&self) -> Result<(), String> {
+        grants::check_longest(self.grant_max)
     }
 }
 
@@ -61,18 +110,39 @@ impl ServiceConfig for Config {
 pub struct AuthServer {
     running: Running,
     status: Arc<Status>,
-    _tasks: [AbortOnDropHandle<()>; 2],
+    _tasks: [AbortOnDropHandle<()>; 3],
 }
 
 impl Server for AuthServer {
     type Config = Config;
 
     async fn bind(config: Config) -> anyhow::Result<Self> {
+        let schedule = config.token_key_lifetime.schedule();
+        Self::bind_with(config, schedule).await
+    }
+
+    fn address(&self) -> SocketAddr {
+        self.running.address
+    }
+
+    async fn shutdown(self) {
+        let bus = self.running.drain().await;
+        drop(self.status);
+        bus.close().await;
+    }
+}
+
+impl AuthServer {
+    /// Starts an authenticator whose keys take turns at other times than the configuration allows.
+    ///
+    /// # Errors
+    /// When an address is taken, or the state directory cannot be used.
+    pub async fn bind_with(config: Config, schedule: Schedule) -> anyhow::Result<Self> {
         let node = Node::join(Kind::Auth, &config.common).await?;
         let key_file = node.state_dir.join("signing.key");
-        let key = tokio::task::spawn_blocking(move || SigningKey::load_or_create(&key_file))
+        let keys = tokio::task::spawn_blocking(move || Keyring::open(&key_file, schedule))
             .await
-            .context("loading the signing key")??;
+            .context("loading the signing keys")??;
         let database = node.state_dir.join("auth.sqlite");
         let (replica, mut changes) = Replica::open(
             &database,
@@ -95,7 +165,7 @@ impl Server for AuthServer {
             );
             accounts.make_first_admin(password).await?;
         }
-        let status = Arc::new(Status::start(&node, &key, &accounts).await?);
+        let status = Arc::new(Status::start(&node, &keys.announced(), &accounts).await?);
         let telling = {
             let status = Arc::clone(&status);
             tokio::spawn(async move {
@@ -110,30 +180,22 @@ impl Server for AuthServer {
                 let mut ticks = tokio::time::interval(CLEARING);
                 loop {
                     ticks.tick().await;
-                    status.forget_old(Instant::now());
+                    status.forget_old(Instant::now(), |session| accounts.is_granted(session));
                     accounts.clear_expired(trust::now()).await;
                 }
             })
         };
-        let service = AuthService::new(&node, key, accounts, Arc::clone(&status));
+        let rotating = tokio::spawn(rotation::rotate(keys.clone(), Arc::clone(&status)));
+        let service = AuthService::new(&node, keys, accounts, Arc::clone(&status))
+            .with_longest_grant(config.grant_max);
         let running = node
-            .serve(move |_peer, link| serve::channel(link).execute(service.clone().serve()))
+            .serve(move |peer, link| serve::channel(link).execute(service.facing(peer).serve()))
             .await
             .context("announcing")?;
         Ok(Self {
             running,
             status,
-            _tasks: [telling, clearing].map(AbortOnDropHandle::new),
+            _tasks: [telling, clearing, rotating].map(AbortOnDropHandle::new),
         })
-    }
-
-    fn address(&self) -> SocketAddr {
-        self.running.address
-    }
-
-    async fn shutdown(self) {
-        let bus = self.running.drain().await;
-        drop(self.status);
-        bus.close().await;
     }
 }

@@ -1,43 +1,65 @@
 //! The contract's methods.
 
+mod login;
+mod sessions;
+mod standing;
+
 use crate::{
     accounts::{Accounts, AccountsError, Session, User},
+    guard::{self, Guard},
+    record::Record,
     status::Status,
 };
 use iceflix_core::{
     api::{
-        Page, PageRequest, SessionId,
-        auth::{AuthError, Authenticator, Login, PreHash, Role, SessionProof, Token, UserInfo},
+        MediaId, Page, PageRequest, SessionId,
+        auth::{
+            AuthError, Authenticator, Granted, Login, PreHash, Role, SessionInfo, SessionProof,
+            Token, UserInfo,
+        },
     },
+    rpc::Peer,
     service::Node,
+    span::Span,
     topics::AuthenticationFact,
     trust::{
-        self, Identity, Purpose, SESSION_LIFETIME, Verifier, keys::SigningKey, password::user_name,
-        session, token,
+        self, Identity, Purpose, Verifier, keyring::Keyring, password::user_name, session, token,
     },
 };
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc, time::Duration};
 use tarpc::context::Context;
 
-/// Answers one connection's requests.
+/// Answers requests; [`AuthService::facing`] one connection's.
 #[derive(Clone)]
 pub struct AuthService {
-    cluster: String,
-    key: SigningKey,
-    accounts: Accounts,
-    status: Arc<Status>,
-    verifier: Verifier,
+    pub(super) cluster: String,
+    pub(super) keys: Keyring,
+    pub(super) accounts: Accounts,
+    pub(super) status: Arc<Status>,
+    pub(super) verifier: Verifier,
+    /// How long a grant may last; nothing is granted when it is zero.
+    pub(super) longest_grant: Span,
+    guard: Guard,
+    /// The caller's own address.
+    pub(super) client: IpAddr,
+    pub(super) record: Record,
 }
+
+/// When to try again if too much is to be hashed: it is what waits for a second at most.
+const BUSY: Duration = Duration::from_secs(1);
 
 impl From<AccountsError> for Failed {
     fn from(error: AccountsError) -> Self {
+        if let AccountsError::Busy = error {
+            return Failed(guard::too_early(BUSY));
+        }
         tracing::error!(%error, "a request failed");
         Failed(AuthError::Internal)
     }
 }
 
 /// What a method answers when it cannot do what was asked.
-struct Failed(AuthError);
+pub(super) struct Failed(AuthError);
 
 impl<E: Into<AuthError>> From<E> for Failed {
     fn from(error: E) -> Self {
@@ -51,13 +73,38 @@ fn answer<T>(result: Result<T, Failed>) -> Result<T, AuthError> {
 
 impl AuthService {
     /// Answers from these accounts.
-    pub fn new(node: &Node, key: SigningKey, accounts: Accounts, status: Arc<Status>) -> Self {
+    pub fn new(node: &Node, keys: Keyring, accounts: Accounts, status: Arc<Status>) -> Self {
         Self {
             cluster: node.topics.cluster().to_owned(),
-            key,
+            keys,
             accounts,
             status,
             verifier: node.verifier.clone(),
+            guard: Guard::default(),
+            client: node.address().ip(),
+            longest_grant: Span::from_secs(0),
+            record: Record::new(
+                node.audit.clone(),
+                node.verifier.clone(),
+                node.address().ip(),
+            ),
+        }
+    }
+
+    /// The same, which grants streams for up to so long.
+    pub fn with_longest_grant(self, longest_grant: Span) -> Self {
+        Self {
+            longest_grant,
+            ..self
+        }
+    }
+
+    /// The same, for a connection from there.
+    pub fn facing(&self, peer: Peer) -> Self {
+        Self {
+            client: peer.address.ip(),
+            record: self.record.clone().from(peer.address.ip()),
+            ..self.clone()
         }
     }
 
@@ -72,7 +119,7 @@ impl AuthService {
     fn token(&self, session: SessionId, of: &Session, role: Role) -> Result<Token, AuthError> {
         let now = trust::now();
         let token = token::issue(
-            &self.key,
+            &self.keys.current(),
             &self.cluster,
             &of.user,
             session,
@@ -91,7 +138,10 @@ impl AuthService {
     ) -> Result<(SessionId, Session), AuthError> {
         let id = session::claimed_session(proof).ok_or(trust_error_invalid())?;
         let session = self.accounts.session(id).await;
-        let session = session.ok_or(AuthError::SessionEnded)?;
+        // A grant has no key that could prove it.
+        let session = session
+            .filter(|session| session.media.is_none())
+            .ok_or(AuthError::SessionEnded)?;
         session::verify(proof, session.key, &self.cluster, purpose, trust::now())?;
         Ok((id, session))
     }
@@ -109,62 +159,14 @@ impl AuthService {
         Ok((name, user.ok_or(AuthError::UnknownUser)?))
     }
 
-    async fn try_login(
-        &self,
-        user: &str,
-        password: PreHash,
-        id: SessionId,
-        key: [u8; 32],
-    ) -> Result<Login, Failed> {
-        let name = user_name(user);
-        let user = match &name {
-            Some(name) => self.accounts.user(name).await,
-            None => None,
-        };
-        // Read first: what is revoked while the password is being checked is revoked for this, too.
-        let epoch = name.as_deref().map_or(0, |name| self.accounts.epoch(name));
-        let right = self.accounts.verify(user.as_ref(), password).await?;
-        let (Some(name), Some(user), true) = (name, user, right) else {
-            return Err(AuthError::WrongCredentials.into());
-        };
-        let _deciding = self.accounts.decide().await;
-        // A new password and a removal begin a new epoch. Without one it is another authenticator's
-        // first admin that replaced ours, and the password may be right all the same.
-        let user = match self.accounts.user_here(&name) {
-            Some(now) if now == user => now,
-            Some(now) if self.accounts.verify(Some(&now), password).await? => now,
-            _ => return Err(AuthError::WrongCredentials.into()),
-        };
-        if self.accounts.epoch(&name) != epoch {
-            return Err(AuthError::WrongCredentials.into());
+    async fn try_refresh(&self, proof: &SessionProof) -> Result<Token, AuthError> {
+        let (id, session) = self.proven(proof, Purpose::Renew).await?;
+        let user = self.accounts.user(&session.user).await;
+        let user = user.ok_or(AuthError::SessionEnded)?;
+        if self.accounts.is_disabled(&session.user) {
+            return Err(AuthError::Disabled);
         }
-        if self.accounts.was_ended(id) {
-            return Err(AuthError::SessionEnded.into());
-        }
-        // The client chose the id at random, so there is nobody to ask about it.
-        let session = match self.accounts.session_here(id) {
-            // The same login again: its first answer was lost.
-            Some(session) if session.user == name && session.key == key => session,
-            Some(_) => return Err(AuthError::WrongCredentials.into()),
-            None => {
-                let session = Session {
-                    epoch,
-                    user: name.clone(),
-                    key,
-                    until: (trust::now() + SESSION_LIFETIME).as_secs(),
-                };
-                self.accounts.put_session(id, &session).await?;
-                session
-            }
-        };
-        tracing::info!(user = name, session = %id, "logged in");
-        Ok(Login {
-            cluster: self.cluster.clone(),
-            session: id,
-            token: self.token(id, &session, user.role)?,
-            user: name,
-            role: user.role,
-        })
+        self.token(id, &session, user.role)
     }
 
     async fn try_logout(&self, proof: &SessionProof) -> Result<(), Failed> {
@@ -177,56 +179,6 @@ impl AuthService {
         self.accounts.end_session(session).await?;
         self.status
             .revoked(&AuthenticationFact::SessionEnded { session });
-        Ok(())
-    }
-
-    async fn try_change_password(
-        &self,
-        token: &Token,
-        user: &str,
-        old: Option<PreHash>,
-        new: PreHash,
-    ) -> Result<(), Failed> {
-        let caller = self.verifier.check(token).await?;
-        let own = user_name(user).is_some_and(|name| name == caller.user);
-        if !own && caller.role != Role::Admin {
-            return Err(AuthError::NotAdmin.into());
-        }
-        let (name, user) = self.existing(user).await?;
-        if own {
-            let old = old.ok_or(AuthError::WrongCredentials)?;
-            if !self.accounts.verify(Some(&user), old).await? {
-                // The same request again, after its first answer was lost?
-                return match self.accounts.verify(Some(&user), new).await? {
-                    true => Ok(()),
-                    false => Err(AuthError::WrongCredentials.into()),
-                };
-            }
-        }
-        let password = self.accounts.hash(new).await?;
-        let _deciding = self.accounts.decide().await;
-        // Hashing took a while: what was removed or changed meanwhile stays so.
-        match self.accounts.user_here(&name) {
-            None => return Err(AuthError::UnknownUser.into()),
-            // Perhaps by this very request, asked of another authenticator, too.
-            Some(now) if own && now != user => {
-                return match self.accounts.verify(Some(&now), new).await? {
-                    true => Ok(()),
-                    false => Err(AuthError::WrongCredentials.into()),
-                };
-            }
-            Some(_) => {}
-        }
-        self.verifier.check(token).await?;
-        let keep = match own {
-            true => self.accounts.session_here(caller.session),
-            false => None,
-        };
-        let user = User { password, ..user };
-        self.accounts
-            .put_password(&name, &user, keep.map(|session| (caller.session, session)))
-            .await?;
-        self.say_epoch(name);
         Ok(())
     }
 
@@ -243,7 +195,7 @@ impl AuthService {
         let _deciding = self.accounts.decide().await;
         if let Some(there) = self.accounts.user(&name).await {
             // The same request again: its first answer was lost.
-            let same = there.role == role && self.accounts.verify(Some(&there), password).await?;
+            let same = there.role == role && self.accounts.verify(&there, password).await?;
             return match same {
                 true => Ok(()),
                 false => Err(AuthError::UserExists.into()),
@@ -255,22 +207,6 @@ impl AuthService {
             created: trust::now().as_secs(),
         };
         self.accounts.put_user(&name, &user).await?;
-        Ok(())
-    }
-
-    async fn try_remove_user(&self, token: &Token, user: &str) -> Result<(), Failed> {
-        self.admin(token).await?;
-        let _deciding = self.accounts.decide().await;
-        let (name, user) = match self.existing(user).await {
-            // The same request again, after its first answer was lost.
-            Err(AuthError::UnknownUser) if self.accounts.was_removed(user) => return Ok(()),
-            existing => existing?,
-        };
-        if user.role == Role::Admin && self.accounts.is_last_admin(&name) {
-            return Err(AuthError::LastAdmin.into());
-        }
-        self.accounts.remove_user(&name).await?;
-        self.say_epoch(name);
         Ok(())
     }
 
@@ -301,7 +237,10 @@ impl Authenticator for AuthService {
         session: SessionId,
         session_key: [u8; 32],
     ) -> Result<Login, AuthError> {
-        answer(self.try_login(&user, password, session, session_key).await)
+        let login = self.try_login(&user, password, session, session_key);
+        let result = answer(login::in_steps(login).await);
+        self.record.login(&self.accounts, &user, &result);
+        result
     }
 
     async fn refresh_authorization(
@@ -309,14 +248,18 @@ impl Authenticator for AuthService {
         _: Context,
         proof: SessionProof,
     ) -> Result<Token, AuthError> {
-        let (id, session) = self.proven(&proof, Purpose::Renew).await?;
-        let user = self.accounts.user(&session.user).await;
-        let user = user.ok_or(AuthError::SessionEnded)?;
-        self.token(id, &session, user.role)
+        let result = self.try_refresh(&proof).await;
+        self.record.refresh(&proof, &result);
+        result
     }
 
     async fn logout(self, _: Context, proof: SessionProof) -> Result<(), AuthError> {
-        answer(self.try_logout(&proof).await)
+        let session =
+            session::claimed_session(&proof).and_then(|id| self.accounts.session_here(id));
+        let result = answer(self.try_logout(&proof).await);
+        let user = session.as_ref().map(|session| session.user.as_str());
+        self.record.logout(&proof, user, &result);
+        result
     }
 
     async fn is_authorized(self, _: Context, token: Token) -> bool {
@@ -339,7 +282,10 @@ impl Authenticator for AuthService {
         old: Option<PreHash>,
         new: PreHash,
     ) -> Result<(), AuthError> {
-        answer(self.try_change_password(&token, &user, old, new).await)
+        let change = self.try_change_password(&token, &user, old, new);
+        let result = answer(login::in_steps(change).await);
+        self.record.asked("change_password", &token, &user, &result);
+        result
     }
 
     async fn add_user(
@@ -350,11 +296,15 @@ impl Authenticator for AuthService {
         password: PreHash,
         role: Role,
     ) -> Result<(), AuthError> {
-        answer(self.try_add_user(&token, &user, password, role).await)
+        let result = answer(self.try_add_user(&token, &user, password, role).await);
+        self.record.asked("add_user", &token, &user, &result);
+        result
     }
 
     async fn remove_user(self, _: Context, token: Token, user: String) -> Result<(), AuthError> {
-        answer(self.try_remove_user(&token, &user).await)
+        let result = answer(self.try_remove_user(&token, &user).await);
+        self.record.asked("remove_user", &token, &user, &result);
+        result
     }
 
     async fn list_users(
@@ -363,12 +313,80 @@ impl Authenticator for AuthService {
         token: Token,
         page: PageRequest,
     ) -> Result<Page<UserInfo>, AuthError> {
-        self.admin(&token).await?;
-        Ok(self.accounts.list(&page))
+        let admin = self.admin(&token).await;
+        self.record.denied("list_users", &token, &admin);
+        admin.map(|_| self.accounts.list(&page))
     }
 
     async fn revoke_user(self, _: Context, token: Token, user: String) -> Result<(), AuthError> {
-        answer(self.try_revoke_user(&token, &user).await)
+        let result = answer(self.try_revoke_user(&token, &user).await);
+        self.record.asked("revoke_user", &token, &user, &result);
+        result
+    }
+
+    async fn sessions(
+        self,
+        _: Context,
+        token: Token,
+        user: Option<String>,
+        page: PageRequest,
+    ) -> Result<Page<SessionInfo>, AuthError> {
+        self.list_sessions(&token, user.as_deref(), &page).await
+    }
+
+    async fn end_session(
+        self,
+        _: Context,
+        token: Token,
+        session: SessionId,
+    ) -> Result<(), AuthError> {
+        let result = answer(self.try_end_session(&token, session).await);
+        self.record
+            .asked("end_session", &token, &session.to_string(), &result);
+        result
+    }
+
+    async fn disable_user(self, _: Context, token: Token, user: String) -> Result<(), AuthError> {
+        let result = answer(self.try_disable_user(&token, &user).await);
+        self.record.asked("disable_user", &token, &user, &result);
+        result
+    }
+
+    async fn enable_user(self, _: Context, token: Token, user: String) -> Result<(), AuthError> {
+        let result = answer(self.try_enable_user(&token, &user).await);
+        self.record.asked("enable_user", &token, &user, &result);
+        result
+    }
+
+    async fn set_role(
+        self,
+        _: Context,
+        token: Token,
+        user: String,
+        role: Role,
+    ) -> Result<(), AuthError> {
+        let result = answer(self.try_set_role(&token, &user, role).await);
+        self.record.asked("set_role", &token, &user, &result);
+        result
+    }
+
+    async fn grant(
+        self,
+        _: Context,
+        token: Token,
+        id: SessionId,
+        media: MediaId,
+        seconds: u64,
+    ) -> Result<Granted, AuthError> {
+        let result = answer(self.try_grant(&token, id, media, seconds).await);
+        self.record.grant(&token, media, &result);
+        result
+    }
+
+    async fn end_grant(self, _: Context, token: Token, id: SessionId) -> Result<(), AuthError> {
+        let result = answer(self.try_end_grant(&token, id).await);
+        self.record.end_grant(&token, id, &result);
+        result
     }
 }
 

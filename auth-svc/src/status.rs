@@ -1,14 +1,14 @@
-//! What this authenticator says on `AuthenticationStatus`: its key, and what was revoked.
+//! What this authenticator says on `AuthenticationStatus`: its keys, and what was revoked.
 
 use crate::accounts::Accounts;
 use iceflix_core::{
-    api::InstanceId,
+    api::{InstanceId, SessionId},
     bus::BusError,
     feed::{Change, Heard, Speaker},
     replica::RowChange,
     service::Node,
     topics::{AuthenticationFact, Entries},
-    trust::{TOKEN_LIFETIME, Verifier, keys::SigningKey},
+    trust::{TOKEN_LIFETIME, Verifier, keys::VerifyingKey},
 };
 use std::{
     collections::HashMap,
@@ -33,16 +33,15 @@ impl Status {
     /// Says what is to be said now.
     pub async fn start(
         node: &Node,
-        key: &SigningKey,
+        keys: &[VerifyingKey],
         accounts: &Accounts,
     ) -> Result<Self, BusError> {
-        let own_key = AuthenticationFact::Key(hex::encode(key.public().0));
         let epochs = accounts.epochs().into_iter();
         let ended = accounts.ended().into_iter();
         let facts = epochs
             .map(|(user, epoch)| AuthenticationFact::UserEpoch { user, epoch })
             .chain(ended.map(|session| AuthenticationFact::SessionEnded { session }))
-            .chain([own_key]);
+            .chain(keys.iter().map(AuthenticationFact::key));
         let said: Vec<Change> = facts.map(|fact| change(&fact)).collect();
         let entries: Entries = said
             .iter()
@@ -83,6 +82,15 @@ impl Status {
         self.say(vec![change(fact)]);
     }
 
+    /// Says that tokens signed with some keys are good from now on, and with others no more.
+    pub fn keys_changed(&self, said: &[VerifyingKey], unsaid: &[VerifyingKey]) {
+        let said = said.iter().map(|key| change(&AuthenticationFact::key(key)));
+        let unsaid = unsaid
+            .iter()
+            .map(|key| (AuthenticationFact::key(key).name(), None));
+        self.say(said.chain(unsaid).collect());
+    }
+
     fn say(&self, changes: Vec<Change>) {
         if changes.is_empty() {
             return;
@@ -102,14 +110,17 @@ impl Status {
         }
     }
 
-    /// Stops speaking of sessions whose last token is long over at this time.
-    pub fn forget_old(&self, now: Instant) {
+    /// Stops speaking of sessions whose last token is long over at this time, but for grants that
+    /// would still last: their streams need no token, and a node may have been cut off meanwhile.
+    pub fn forget_old(&self, now: Instant, lasts: impl Fn(SessionId) -> bool) {
         let mut over = Vec::new();
         self.passing
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .retain(|name, until| {
-                let passed = *until <= now;
+                let session = name.strip_prefix("session/");
+                let lasts = session.and_then(|id| id.parse().ok()).is_some_and(&lasts);
+                let passed = *until <= now && !lasts;
                 if passed {
                     over.push((name.clone(), None));
                 }

@@ -9,7 +9,11 @@ use iceflix_core::{
     config::Common,
     replica::{Replica, RowChange},
     service::Node,
-    trust::{self, Authority, SESSION_LIFETIME, authority::CERTIFICATE_LIFETIME, keys::SigningKey},
+    trust::{
+        self, Authority, SESSION_LIFETIME,
+        authority::CERTIFICATE_LIFETIME,
+        keyring::{Keyring, Schedule},
+    },
 };
 use tempfile::TempDir;
 use tokio::sync::mpsc;
@@ -19,7 +23,7 @@ pub struct Desk {
     pub node: Node,
     pub replica: Replica,
     pub accounts: Accounts,
-    pub key: SigningKey,
+    pub keys: Keyring,
     _changes: mpsc::UnboundedReceiver<Vec<RowChange>>,
     _dir: TempDir,
 }
@@ -46,7 +50,7 @@ impl Desk {
         let (replica, _changes) = opened.unwrap();
         Self {
             accounts: Accounts::new(replica.clone()),
-            key: SigningKey::generate().unwrap(),
+            keys: Keyring::open(&node.state_dir.join("signing.key"), Schedule::default()).unwrap(),
             node,
             replica,
             _changes,
@@ -55,7 +59,7 @@ impl Desk {
     }
 
     pub async fn status(&self) -> Status {
-        let started = Status::start(&self.node, &self.key, &self.accounts).await;
+        let started = Status::start(&self.node, &self.keys.announced(), &self.accounts).await;
         started.unwrap()
     }
 
@@ -66,6 +70,9 @@ impl Desk {
             key: [7; 32],
             epoch: self.accounts.epoch(user),
             until: (trust::now() + SESSION_LIFETIME).as_secs(),
+            opened: trust::now().as_secs(),
+            from: None,
+            media: None,
         };
         let id = SessionId::random();
         self.accounts.put_session(id, &session).await.unwrap();

@@ -8,6 +8,7 @@ mod film;
 mod first_packet;
 mod hashing;
 mod report;
+mod revocation;
 mod rtsp;
 mod stats;
 mod titles;
@@ -50,6 +51,8 @@ enum Part {
     Hashing,
     /// Memory, threads and processor time of viewers
     Viewers,
+    /// How soon a revoked token is refused everywhere, and what judging one costs
+    Revocation,
 }
 
 fn main() -> ExitCode {
@@ -144,6 +147,11 @@ async fn run(options: &Options) -> anyhow::Result<()> {
             report.figures.extend(figures);
         }
         world.stop().await;
+    }
+    if wanted(Part::Revocation) {
+        let media = film::make(&dir).await?;
+        let figures = timed("revocation", revocation::run(options, &media)).await?;
+        report.figures.extend(figures);
     }
     report.load_after = load();
     let path = dir.join("results.json");

@@ -18,7 +18,13 @@ use iceflix_core::{
     topics::Topics,
     trust::{Authority, Purpose, SessionKey, authority::CERTIFICATE_LIFETIME, password},
 };
-use std::{fs::File, net::TcpListener, path::Path, process::Stdio, time::Duration};
+use std::{
+    fs::File,
+    net::{SocketAddr, TcpListener},
+    path::Path,
+    process::Stdio,
+    time::Duration,
+};
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
@@ -30,9 +36,20 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 
 const PASSWORD: &str = "only for benchmarks";
 
+/// A session of the benchmark's user.
+pub struct Person {
+    /// The session.
+    pub session: SessionId,
+    /// Its private key.
+    pub key: SessionKey,
+    /// Its first token.
+    pub token: Token,
+}
+
 /// The cluster, and a client that is logged in. Its processes end with it.
 pub struct World {
     children: Vec<Child>,
+    authority: Authority,
     cluster: Cluster,
     streaming: Instance,
     streaming_idle: Usage,
@@ -41,8 +58,9 @@ pub struct World {
     pub(crate) bus: Bus,
     /// The keys on the bus.
     pub(crate) topics: Topics,
-    _membership: Membership,
-    _dir: TempDir,
+    membership: Membership,
+    meeting: String,
+    dir: TempDir,
 }
 
 impl World {
@@ -75,7 +93,7 @@ impl World {
         std::fs::write(&password, PASSWORD)?;
         let mut children = Vec::new();
         for kind in Kind::ALL {
-            let mut service = service(kind, dir.path(), &authority)?;
+            let mut service = service(kind, 1, dir.path(), &authority)?;
             service.args(["--cluster", &name, "--bus-connect", &meeting]);
             match kind {
                 Kind::Auth => service.arg("--admin-password-file").arg(&password),
@@ -119,20 +137,78 @@ impl World {
         let streaming_idle = usage(streaming.pid)?;
         Ok(Self {
             children,
+            authority,
             cluster,
             streaming_idle,
             streaming,
             session: (session, key),
             bus,
             topics,
-            _membership: membership,
-            _dir: dir,
+            membership,
+            meeting,
+            dir,
         })
     }
 
     /// Calls the services, as a client does.
     pub fn caller(&self) -> Caller {
         self.cluster.caller().clone()
+    }
+
+    /// The cluster's name.
+    pub fn name(&self) -> &str {
+        self.topics.cluster()
+    }
+
+    /// An instance of a kind.
+    ///
+    /// # Errors
+    /// When there is none any more.
+    pub fn one(&self, kind: Kind) -> anyhow::Result<Instance> {
+        let seen = self.membership.now();
+        let one = seen.instances.iter().find(|one| one.kind == kind);
+        one.cloned().with_context(|| format!("a live {kind}"))
+    }
+
+    /// Starts one more authenticator.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub async fn add_auth(&mut self) -> anyhow::Result<Instance> {
+        let mut service = service(Kind::Auth, 2, self.dir.path(), &self.authority)?;
+        service.args(["--cluster", self.name(), "--bus-connect", &self.meeting]);
+        self.children.push(service.spawn()?);
+        let second = |one: &&Instance| one.kind == Kind::Auth && one.instance.as_str() == "auth-2";
+        let mut seen = self.membership.watch();
+        let seen = seen.wait_for(|view| view.instances.iter().any(|one| second(&one)));
+        let seen = tokio::time::timeout(PATIENCE, seen).await??;
+        seen.instances
+            .iter()
+            .find(second)
+            .cloned()
+            .context("it is there")
+    }
+
+    /// Opens a session at an authenticator.
+    ///
+    /// # Errors
+    /// When it refuses.
+    pub async fn login_at(&self, auth: SocketAddr) -> anyhow::Result<Person> {
+        let (session, key) = (SessionId::random(), SessionKey::generate()?);
+        let public = key.public();
+        let ask = |auth: AuthenticatorClient, context| {
+            let password = password::prehash("admin", PASSWORD);
+            async move {
+                auth.login(context, "admin".into(), password, session, public)
+                    .await
+            }
+        };
+        let login = self.caller().call_at(auth, PATIENCE, ask).await??;
+        Ok(Person {
+            session,
+            key,
+            token: login.token,
+        })
     }
 
     /// The process id of the streaming node.
@@ -197,7 +273,7 @@ impl World {
     pub async fn get_stream(&self, token: &Token, film: MediaId) -> anyhow::Result<Stream> {
         let ask = |node: StreamingClient, context| {
             let token = token.clone();
-            async move { node.get_stream(context, token, film).await }
+            async move { node.get_stream(context, token, film, false).await }
         };
         let (caller, node) = (self.caller(), self.streaming.endpoint);
         Ok(caller.call_at(node, PATIENCE, ask).await??)
@@ -227,11 +303,11 @@ impl World {
 }
 
 /// This program, about to be a service.
-fn service(kind: Kind, dir: &Path, authority: &Authority) -> anyhow::Result<Command> {
-    let name = format!("{kind}-1").parse()?;
-    let identity = dir.join(kind.as_str()).join("identity");
-    authority.equip(&identity, kind, &name, CERTIFICATE_LIFETIME)?;
-    let log = File::create(dir.join(format!("{kind}.log")))?;
+fn service(kind: Kind, number: u32, dir: &Path, authority: &Authority) -> anyhow::Result<Command> {
+    let instance = format!("{kind}-{number}");
+    let identity = dir.join(&instance).join("identity");
+    authority.equip(&identity, kind, &instance.parse()?, CERTIFICATE_LIFETIME)?;
+    let log = File::create(dir.join(format!("{instance}.log")))?;
     let mut command = Command::new(std::env::current_exe()?);
     // Nothing of what the environment says to other clusters' services.
     for (name, _) in std::env::vars_os() {
@@ -242,9 +318,9 @@ fn service(kind: Kind, dir: &Path, authority: &Authority) -> anyhow::Result<Comm
     command
         .env(SERVICE, kind.as_str())
         .args(["--bus-scouting", "false", "--log", "warn"])
-        .args(["--instance", &format!("{kind}-1")])
+        .args(["--instance", &instance])
         .arg("--state-dir")
-        .arg(dir.join(kind.as_str()))
+        .arg(dir.join(&instance))
         // The pipe closes when this process ends, however it does.
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
@@ -257,7 +333,7 @@ fn service(kind: Kind, dir: &Path, authority: &Authority) -> anyhow::Result<Comm
 fn logs(dir: &Path) -> String {
     let mut text = String::new();
     for kind in Kind::ALL {
-        let log = std::fs::read_to_string(dir.join(format!("{kind}.log")));
+        let log = std::fs::read_to_string(dir.join(format!("{kind}-1.log")));
         text.push_str(&format!("{kind}: {}\n", log.unwrap_or_default().trim()));
     }
     text

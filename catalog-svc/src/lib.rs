@@ -77,9 +77,11 @@ impl Server for CatalogServer {
         let service = CatalogService {
             store: store.clone(),
             verifier: node.verifier.clone(),
+            audit: node.audit.clone(),
+            from: node.address().ip(),
         };
         let running = node
-            .serve(move |_, link| serve::channel(link).execute(service.clone().serve()))
+            .serve(move |peer, link| serve::channel(link).execute(service.facing(peer).serve()))
             .await?;
         Ok(Self {
             running,

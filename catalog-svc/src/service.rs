@@ -7,10 +7,13 @@ use iceflix_core::{
         auth::{Role, Token},
         catalog::{Catalog, CatalogError, Query, Tile, TileDetails},
     },
+    audit::{Audit, Event, token_reason},
     replica::{RowChange, StoreError},
+    rpc::Peer,
     trust::{Identity, Verifier},
 };
 use serde_json::Value;
+use std::net::IpAddr;
 use tarpc::context::Context;
 
 /// The most ids that a prefix is answered with.
@@ -26,9 +29,32 @@ pub struct CatalogService {
     pub store: Store,
     /// Who may ask.
     pub verifier: Verifier,
+    /// Where to write down who did what.
+    pub audit: Audit,
+    /// The caller's address.
+    pub from: IpAddr,
+}
+
+fn reason(error: &CatalogError) -> &'static str {
+    match error {
+        CatalogError::Unauthorized(error) => token_reason(*error),
+        CatalogError::NotAdmin => "not_admin",
+        CatalogError::UnknownMedia => "unknown_media",
+        CatalogError::InvalidName => "invalid_name",
+        CatalogError::InvalidTag => "invalid_tag",
+        CatalogError::Internal => "internal",
+    }
 }
 
 impl CatalogService {
+    /// The same, for a connection from there.
+    pub fn facing(&self, peer: Peer) -> Self {
+        Self {
+            from: peer.address.ip(),
+            ..self.clone()
+        }
+    }
+
     async fn caller(&self, token: &Token) -> Result<Identity, CatalogError> {
         Ok(self.verifier.check(token).await?)
     }
@@ -86,6 +112,18 @@ impl CatalogService {
             (RowKey::Tag { id, user, tag }.to_string(), value.clone())
         });
         self.put(id, changes.collect()).await
+    }
+}
+
+impl CatalogService {
+    async fn try_rename(&self, token: &Token, id: MediaId, name: &str) -> Result<(), CatalogError> {
+        if self.caller(token).await?.role != Role::Admin {
+            return Err(CatalogError::NotAdmin);
+        }
+        let name = text::name(name).ok_or(CatalogError::InvalidName)?;
+        self.must_know(id).await?;
+        let row = (RowKey::Name(id).to_string(), Some(Value::String(name)));
+        self.put(id, vec![row]).await
     }
 }
 
@@ -178,12 +216,14 @@ impl Catalog for CatalogService {
         id: MediaId,
         name: String,
     ) -> Result<(), CatalogError> {
-        if self.caller(&token).await?.role != Role::Admin {
-            return Err(CatalogError::NotAdmin);
-        }
-        let name = text::name(&name).ok_or(CatalogError::InvalidName)?;
-        self.must_know(id).await?;
-        let row = (RowKey::Name(id).to_string(), Some(Value::String(name)));
-        self.put(id, vec![row]).await
+        let result = self.try_rename(&token, id, &name).await;
+        let event = match &result {
+            Ok(()) => Event::done("rename"),
+            Err(error) => Event::refused("rename", reason(error)),
+        };
+        let who = self.verifier.whose(&token);
+        let event = event.by(who.as_ref()).on_film(id).name(&name);
+        self.audit.record(&event.from(self.from));
+        result
     }
 }

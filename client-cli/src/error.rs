@@ -15,7 +15,7 @@ pub mod exit {
     pub const FAILED: u8 = 1;
     /// The command was not understood; the same number as clap's.
     pub const USAGE: u8 = 2;
-    /// No such film or user.
+    /// No such film, user or session.
     pub const NOT_FOUND: u8 = 3;
     /// Not logged in, not any more, or not allowed.
     pub const NOT_AUTHORISED: u8 = 4;
@@ -146,14 +146,19 @@ impl From<AuthError> for Error {
         match error {
             AuthError::Unauthorized(token) => token.into(),
             AuthError::SessionEnded => Error::SessionEnded,
-            AuthError::WrongCredentials | AuthError::NotAdmin => {
-                Error::NotAuthorised(error.to_string())
+            AuthError::WrongCredentials
+            | AuthError::NotAdmin
+            | AuthError::TooManyAttempts { .. }
+            | AuthError::Disabled => Error::NotAuthorised(error.to_string()),
+            AuthError::UnknownUser | AuthError::UnknownSession => {
+                Error::NotFound(error.to_string())
             }
-            AuthError::UnknownUser => Error::NotFound(error.to_string()),
-            AuthError::InvalidName => Error::Usage(error.to_string()),
-            AuthError::UserExists | AuthError::LastAdmin | AuthError::Internal => {
-                Error::Failed(error.to_string())
-            }
+            AuthError::UnknownGrant => Error::NotFound(error.to_string()),
+            AuthError::InvalidName | AuthError::GrantTooLong(_) => Error::Usage(error.to_string()),
+            AuthError::UserExists
+            | AuthError::LastAdmin
+            | AuthError::TooManyGrants
+            | AuthError::Internal => Error::Failed(error.to_string()),
         }
     }
 }
@@ -177,9 +182,11 @@ impl From<StreamError> for Error {
             StreamError::UnknownMedia | StreamError::Draining => {
                 Error::Unavailable(error.to_string())
             }
-            StreamError::Unplayable(_) | StreamError::UnknownStream | StreamError::Internal => {
-                Error::Failed(error.to_string())
-            }
+            StreamError::NotAdmin => Error::NotAuthorised(error.to_string()),
+            StreamError::Unplayable(_)
+            | StreamError::UnknownStream
+            | StreamError::OtherFilm
+            | StreamError::Internal => Error::Failed(error.to_string()),
         }
     }
 }
@@ -230,6 +237,11 @@ mod tests {
         assert_eq!(code(AuthError::NotAdmin.into()), 4);
         assert_eq!(code(AuthError::Unauthorized(TokenError::Expired).into()), 4);
         assert_eq!(code(AuthError::UnknownUser.into()), 3);
+        assert_eq!(code(AuthError::UnknownSession.into()), 3);
+        assert_eq!(code(AuthError::Disabled.into()), 4);
+        let early: Error = AuthError::TooManyAttempts { retry_after_s: 8 }.into();
+        assert!(early.to_string().ends_with("try again in 8 s"), "{early}");
+        assert_eq!(code(early), 4);
         assert_eq!(code(AuthError::UserExists.into()), 1);
         assert_eq!(code(AuthError::InvalidName.into()), 2);
         assert_eq!(code(CatalogError::NotAdmin.into()), 4);

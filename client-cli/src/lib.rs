@@ -6,7 +6,7 @@
 //! | [`commands`] | what the commands do, for the shell and for the prompt |
 //! | [`prompt`] | the interactive prompt |
 //! | [`editor`] | its line editor: what it shows and completes |
-//! | [`client`], [`requests`], [`stream`] | a cluster as a person's client sees it |
+//! | [`client`], [`requests`], [`accounts`], [`stream`], [`streams`] | a cluster as a person's client sees it |
 //! | [`session`] | the session between commands, in a file |
 //! | [`config`], [`address`] | where the cluster is |
 //! | [`player`] | finding a player that can do RTSP |
@@ -15,6 +15,7 @@
 //! | [`error`] | what can go wrong, and the exit codes |
 //! | [`cluster`] | running a whole cluster on this machine |
 
+mod accounts;
 pub mod address;
 pub mod ask;
 pub mod cli;
@@ -28,9 +29,10 @@ pub mod listed;
 pub mod output;
 pub mod player;
 pub mod prompt;
-pub mod requests;
+mod requests;
 pub mod session;
 pub mod stream;
+pub mod streams;
 
 use cli::{Cli, Top};
 use commands::Shell;

@@ -295,7 +295,7 @@ impl Client {
     /// Asks for what ends all sessions of a user. If these are the asker's own, it works once only:
     /// when its answer is lost, the next attempt finds the session ended, and that is the answer.
     /// Not so when nothing was lost: then somebody else ended the session before.
-    async fn end_sessions<F, Fut>(&self, user: &str, ask: F) -> Result<(), Error>
+    pub(crate) async fn end_sessions<F, Fut>(&self, user: &str, ask: F) -> Result<(), Error>
     where
         F: Fn(AuthenticatorClient, Context, Token, String) -> Fut,
         Fut: Future<Output = Result<Result<(), AuthError>, RpcError>>,

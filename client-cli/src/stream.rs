@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// For how long one call to a node may take. Making a stream may wait for a disk.
-const CALL: Duration = Duration::from_secs(5);
+pub(crate) const CALL: Duration = Duration::from_secs(5);
 
 /// For how long one call waits for the node to have news.
 const WATCH: Duration = Duration::from_secs(20);
@@ -63,6 +63,7 @@ impl StreamEnd {
             StreamEnd::Ended(EndReason::Expired) => "it was not renewed in time",
             StreamEnd::Ended(EndReason::Shutdown) => "its node is shutting down",
             StreamEnd::Ended(EndReason::MediaRemoved) => "the film was taken away",
+            StreamEnd::Ended(EndReason::Unsupervised) => "no authenticator is alive",
             StreamEnd::Lost => "its node went away",
         };
         Err(Error::Failed(format!("the stream ended: {why}")))
@@ -70,9 +71,24 @@ impl StreamEnd {
 }
 
 impl Client {
-    /// Authorises a stream of a film at a live node that has it; another is tried when one does
-    /// not give it.
-    pub async fn open_stream(&self, details: &TileDetails) -> Result<LiveStream, Error> {
+    /// Authorises a stream of a film, for players at this machine's address or at any.
+    pub async fn open_stream(
+        &self,
+        details: &TileDetails,
+        any_host: bool,
+    ) -> Result<LiveStream, Error> {
+        self.at_a_provider(details, async |provider| {
+            self.stream_at(provider, details.tile.id, any_host).await
+        })
+        .await
+    }
+
+    /// Has a stream made at a live node that has the film; another is tried when one does not.
+    pub(crate) async fn at_a_provider(
+        &self,
+        details: &TileDetails,
+        make: impl AsyncFn(&Instance) -> Result<Stream, Error>,
+    ) -> Result<LiveStream, Error> {
         let tile = &details.tile;
         let mut providers = details.providers.clone();
         if providers.is_empty() {
@@ -84,7 +100,7 @@ impl Client {
         providers.shuffle(&mut rand::rng());
         let mut refusal = None;
         for provider in providers {
-            match self.stream_at(&provider, tile.id).await {
+            match make(&provider).await {
                 Ok(stream) => {
                     return Ok(LiveStream {
                         media: tile.id,
@@ -107,17 +123,23 @@ impl Client {
         Err(refusal.unwrap_or_else(|| Error::Unavailable("no live node has this film".into())))
     }
 
-    async fn stream_at(&self, provider: &Instance, id: MediaId) -> Result<Stream, Error> {
+    async fn stream_at(
+        &self,
+        provider: &Instance,
+        id: MediaId,
+        any_host: bool,
+    ) -> Result<Stream, Error> {
         self.authorised(|token| {
             self.at(provider, CALL, move |node, ctx| {
                 let token = token.clone();
-                async move { node.get_stream(ctx, token, id).await }
+                async move { node.get_stream(ctx, token, id, any_host).await }
             })
         })
         .await
     }
 
-    async fn at<R, F, Fut>(
+    /// Asks one node.
+    pub(crate) async fn at<R, F, Fut>(
         &self,
         node: &Instance,
         deadline: Duration,

@@ -172,7 +172,7 @@ fn users_are_managed_by_admins_only() {
     let list = home.run(&["user", "list", "--json"]).json();
     assert_eq!(
         list[1],
-        json!({"name": "ann", "role": "user", "created": 1})
+        json!({"name": "ann", "role": "user", "created": 1, "disabled": false})
     );
     assert_eq!(
         home.with_stdin(&["user", "passwd", "ann", "--password-stdin"], "new")

@@ -47,6 +47,9 @@ fn wrong_usage_exits_with_2_and_says_so_on_stderr() {
         &["--main", "127.0.0.1:1", "show", "xyz"],
         &["--main", "127.0.0.1:1", "tag", "add", "not-an-id", "x"],
         &["--main", "127.0.0.1:1", "rename", "ü", "x"],
+        &["--main", "127.0.0.1:1", "session", "end", "xyz"],
+        &["user", "role", "ann", "king"],
+        &["user", "disable"],
         &["--main", "127.0.0.1", "status"],
         &["--main", "127.0.0.1:1", "status"],
         &["--main", "127.0.0.1:1", "--ca", "12", "status"],
@@ -124,7 +127,7 @@ fn help_and_version_go_to_stdout() {
     let (_, help, _) = run(&["--help"]);
     for command in [
         "status", "login", "logout", "search", "show", "play", "url", "sdp", "tag", "rename",
-        "user", "revoke",
+        "user", "session", "revoke",
     ] {
         assert!(help.contains(command), "{command}");
     }

@@ -19,10 +19,11 @@ use crate::{
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use serde_json::Value;
 use std::{
+    collections::BTreeSet,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 /// How often a speaker says its number: the longest that a lost last message stays unnoticed.
@@ -198,6 +199,7 @@ pub enum Heard {
 /// Follows all speakers of a topic. Dropping it ends it.
 pub struct Hearer {
     refresh: mpsc::Sender<tokio::sync::oneshot::Sender<()>>,
+    alive: watch::Receiver<BTreeSet<InstanceId>>,
     _task: AbortOnDropHandle<()>,
 }
 
@@ -218,12 +220,14 @@ impl Hearer {
         let alive = bus.watch_alive(&alive_key).await?;
         let (sender, receiver) = mpsc::channel(1024);
         let (refresh, refreshes) = mpsc::channel(1);
+        let (present, who) = watch::channel(BTreeSet::new());
         let mut hearing = Hearing {
             bus: bus.clone(),
             topics: topics.clone(),
             topic,
             except,
             follower: Follower::default(),
+            present,
             sender,
         };
         let answers = ask_everyone(bus.clone(), hearing.topic.all()).await;
@@ -231,9 +235,16 @@ impl Hearer {
         let task = tokio::spawn(hearing.run(changes, alive, refreshes));
         let hearer = Self {
             refresh,
+            alive: who,
             _task: AbortOnDropHandle::new(task),
         };
         Ok((hearer, receiver))
+    }
+
+    /// Which speakers are announced as alive, now and whenever that changes; filled within
+    /// milliseconds of [`Hearer::follow`].
+    pub fn alive(&self) -> watch::Receiver<BTreeSet<InstanceId>> {
+        self.alive.clone()
     }
 
     /// Asks all speakers again, and returns when they were heard: for a reader that has met
@@ -253,6 +264,7 @@ struct Hearing {
     topic: FeedTopic,
     except: Option<InstanceId>,
     follower: Follower,
+    present: watch::Sender<BTreeSet<InstanceId>>,
     sender: mpsc::Sender<Heard>,
 }
 
@@ -278,8 +290,7 @@ impl Hearing {
                     let Some(event) = event else { return };
                     match self.topics.parse_availability(&event.key) {
                         Some((_, speaker)) if Some(&speaker) == self.except.as_ref() => Vec::new(),
-                        Some((_, speaker)) if event.alive => self.follower.alive(&speaker),
-                        Some((_, speaker)) => self.follower.gone(&speaker),
+                        Some((_, speaker)) => self.came_or_went(speaker, event.alive),
                         None => Vec::new(),
                     }
                 }
@@ -310,6 +321,18 @@ impl Hearing {
                 )));
             }
         }
+    }
+
+    fn came_or_went(&mut self, speaker: InstanceId, alive: bool) -> Vec<Todo> {
+        let todo = match alive {
+            true => self.follower.alive(&speaker),
+            false => self.follower.gone(&speaker),
+        };
+        self.present.send_if_modified(|present| match alive {
+            true => present.insert(speaker),
+            false => present.remove(&speaker),
+        });
+        todo
     }
 
     fn heard(&mut self, message: &Message) -> Vec<Todo> {

@@ -11,11 +11,14 @@
 //! | [`rpc`] | serving (drained on stop) and calling (in turn, with another try elsewhere) |
 //! | [`trust`] | tokens, passwords, revocations |
 //! | [`replica`] | rows that several instances of one service share |
+//! | [`audit`] | who did what, from where, and how it ended, as JSON lines |
 //! | [`config`] | file, environment and flags, in one form |
 //! | [`files`] | files that are their owner's only |
+//! | [`span`] | spans of time as people write them |
 //! | [`service`] | what the life of every service has in common |
 
 pub mod api;
+pub mod audit;
 pub mod bus;
 pub mod config;
 pub mod directory;
@@ -25,5 +28,6 @@ pub mod membership;
 pub mod replica;
 pub mod rpc;
 pub mod service;
+pub mod span;
 pub mod topics;
 pub mod trust;

@@ -173,6 +173,30 @@ impl Replica {
         value
     }
 
+    /// Takes in what the peers have of these rows that is newer than what is here: it may be on
+    /// its way. Not for the same first row within a second.
+    pub async fn refresh(&self, keys: Vec<String>) {
+        let Some(first) = keys.first() else { return };
+        {
+            let (mut misses, now) = (lock(&self.inner.misses), Instant::now());
+            if !misses.may_ask(first, now) {
+                return;
+            }
+            misses.missed(first.clone(), now);
+        }
+        self.ask_for(keys).await;
+    }
+
+    /// The same, each time: for what is decided seldom and must be right.
+    pub async fn look_again(&self, keys: Vec<String>) {
+        let inner = Arc::clone(&self.inner);
+        // What was begun is finished, as in `write`.
+        let asked = tokio::spawn(async move { inner.ask(keys).await });
+        if asked.await.is_err() {
+            tracing::error!("asking the peers for rows broke");
+        }
+    }
+
     /// Takes in what the peers have of these rows; `false` when too much is being asked already.
     async fn ask_for(&self, keys: Vec<String>) -> bool {
         let Ok(_place) = self.inner.asking.try_acquire() else {
@@ -180,12 +204,7 @@ impl Replica {
         };
         let inner = Arc::clone(&self.inner);
         // What was begun is finished, as in `write`.
-        let asked = tokio::spawn(async move {
-            let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
-            for (_, entries) in feed::look_up(&inner.bus, &inner.topic, &keys, LOOK_UP).await {
-                inner.merge(entries).await;
-            }
-        });
+        let asked = tokio::spawn(async move { inner.ask(keys).await });
         asked.await.is_ok()
     }
 
@@ -242,6 +261,14 @@ impl Replica {
 }
 
 impl Inner {
+    /// Takes in what the peers have of these rows.
+    async fn ask(&self, keys: Vec<String>) {
+        let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+        for (_, entries) in feed::look_up(&self.bus, &self.topic, &keys, LOOK_UP).await {
+            self.merge(entries).await;
+        }
+    }
+
     async fn commit(&self, written: Vec<(String, Row)>) -> Result<(), StoreError> {
         let stored = self.store.write(written.clone()).await;
         let newer = {

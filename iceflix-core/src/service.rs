@@ -3,6 +3,7 @@
 
 use crate::{
     api::{InstanceId, Kind},
+    audit::{self, Audit},
     bus::{Bus, BusConfig, BusError},
     config::{self, Common, ConfigError, LogFormat, ServiceConfig},
     files::private_dir,
@@ -69,6 +70,15 @@ pub enum StartError {
     /// Connections cannot be encrypted.
     #[error(transparent)]
     Security(#[from] SecurityError),
+    /// The audit log cannot be written.
+    #[error("the audit log {path} cannot be used")]
+    Audit {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// Its state directory cannot be made.
     #[error("the state directory {path} cannot be used")]
     State {
@@ -254,6 +264,8 @@ pub struct Node {
     pub security: Security,
     /// The directory for what must survive a restart; it exists.
     pub state_dir: PathBuf,
+    /// Where to write down who did what.
+    pub audit: Audit,
     state_lock: Flock<File>,
     /// Cancelled when the service stops: what waits on behalf of callers ends with it.
     pub stop: CancellationToken,
@@ -289,6 +301,10 @@ impl Node {
         })
         .await?;
         let topics = Topics::new(cluster);
+        let audit = Audit::open(&state_dir, kind, &instance).map_err(|source| {
+            let path = state_dir.join(audit::FILE);
+            StartError::Audit { path, source }
+        })?;
         let membership = Membership::follow(&bus, &topics).await?;
         let itself = (kind == Kind::Auth).then(|| instance.clone());
         let verifier = Verifier::follow(&bus, &topics, itself).await?;
@@ -302,6 +318,7 @@ impl Node {
             credentials,
             security,
             state_dir,
+            audit,
             state_lock,
             stop: CancellationToken::new(),
             listener,
@@ -315,6 +332,10 @@ impl Node {
 
     /// Serves and announces the service. See [`Listener::serve`] for `handle`.
     ///
+    /// One that judges tokens is announced once it knows what was revoked: when no authenticator
+    /// is there yet, that happens after this has returned. Main judges none, and clients need it
+    /// to find the others, so it is announced at once.
+    ///
     /// # Errors
     /// When the bus is closed.
     pub async fn serve<Req, Resp, H, S, F>(self, handle: H) -> Result<Running, StartError>
@@ -327,14 +348,24 @@ impl Node {
     {
         let address = self.listener.address();
         let serving = tokio::spawn(self.listener.serve(self.stop.clone(), handle));
-        let announcement =
-            Announcement::start(&self.bus, &self.topics, self.kind, &self.instance, address)
-                .await?;
+        let (bus, topics, instance) = (&self.bus, &self.topics, &self.instance);
+        let announcement = if self.kind == Kind::Main || self.verifier.is_ready() {
+            Announcement::start(bus, topics, self.kind, instance, address).await?
+        } else {
+            tracing::info!("waiting for an authenticator before announcing");
+            let verifier = self.verifier.clone();
+            let ready = async move {
+                verifier.ready().await;
+                tracing::info!("an authenticator was heard; announcing");
+            };
+            Announcement::when(ready, bus, topics, self.kind, instance, address)
+        };
         Ok(Running {
             address,
             instance: self.instance,
             bus: self.bus,
             _membership: self.membership,
+            audit: self.audit,
             _state_lock: self.state_lock,
             announcement,
             stop: self.stop,
@@ -353,6 +384,7 @@ pub struct Running {
     pub bus: Bus,
     /// Kept, so that whoever watches it need not.
     _membership: Membership,
+    audit: Audit,
     _state_lock: Flock<File>,
     announcement: Announcement,
     stop: CancellationToken,
@@ -376,6 +408,7 @@ impl Running {
         if let Err(error) = self.serving.await {
             tracing::error!(%error, "serving ended badly");
         }
+        self.audit.flush().await;
         self.bus
     }
 

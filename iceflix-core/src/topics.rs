@@ -9,7 +9,10 @@
 //!
 //! Messages are JSON: fields that a later version adds are ignored by an earlier one.
 
-use crate::api::{InstanceId, Kind, MediaId, SessionId};
+use crate::{
+    api::{InstanceId, Kind, MediaId, SessionId},
+    trust::keys::VerifyingKey,
+};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, net::SocketAddr};
 
@@ -211,6 +214,11 @@ pub enum AuthenticationFact {
 
 /// The key under which a fact stands in a snapshot: a later fact replaces the earlier.
 impl AuthenticationFact {
+    /// That tokens signed with this key are this cluster's.
+    pub fn key(key: &VerifyingKey) -> Self {
+        Self::Key(hex::encode(key.0))
+    }
+
     /// See above.
     pub fn name(&self) -> String {
         match self {

@@ -9,8 +9,11 @@
 
 pub mod authority;
 pub mod credentials;
+pub mod grant;
+pub mod keyring;
 pub mod keys;
 pub mod password;
+mod presence;
 pub mod session;
 pub mod token;
 mod verifier;

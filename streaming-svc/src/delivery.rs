@@ -8,11 +8,13 @@
 //! |---|---|
 //! | `engine` | the server's thread, accepting, ending streams, the sweep of silent sessions |
 //! | `player` | one connection: answers, and which streams it has to do with |
+//! | `access` | who may fetch which stream |
 //! | `film` | a film's media factory and its pipeline |
 //! | `seek_guard` | what keeps the server well when players seek |
 //! | `elements` | the GStreamer elements needed, and their packages |
 //! | `sdp` | asking for a stream's description |
 
+mod access;
 mod elements;
 mod engine;
 mod film;
@@ -21,6 +23,7 @@ mod player;
 mod sdp;
 mod seek_guard;
 
+pub use access::Access;
 pub use elements::{MissingElement, missing_elements};
 pub use film::FilmSource;
 pub use sdp::DescribeError;
@@ -130,11 +133,17 @@ impl Delivery {
         self.engine.local_addr()
     }
 
-    /// Mounts a film under the stream's id. Mounting an id again changes what new sessions get.
+    /// Mounts a film under the stream's id, for those who have access; whoever else asks is told that
+    /// there is no such stream. Mounting an id again changes what new sessions get.
     ///
     /// # Errors
     /// When the film cannot be delivered, or elements it needs are not installed.
-    pub fn add_stream(&self, stream: StreamId, film: FilmSource) -> Result<(), DeliveryError> {
+    pub fn add_stream(
+        &self,
+        stream: StreamId,
+        film: FilmSource,
+        access: Access,
+    ) -> Result<(), DeliveryError> {
         if let Some(reason) = &film.facts.unplayable {
             return Err(DeliveryError::Unplayable(reason.clone()));
         }
@@ -146,7 +155,7 @@ impl Delivery {
         if !missing.is_empty() {
             return Err(DeliveryError::MissingElements(missing));
         }
-        self.engine.mount(stream, film);
+        self.engine.mount(stream, film, access);
         Ok(())
     }
 
@@ -179,9 +188,8 @@ impl Delivery {
         host: IpAddr,
         client: IpAddr,
     ) -> Result<String, DeliveryError> {
-        if !self.engine.has(stream) {
-            return Err(DeliveryError::UnknownStream);
-        }
+        let film = self.engine.film(stream);
+        let film = film.ok_or(DeliveryError::UnknownStream)?;
         let bound = self.local_addr();
         let reachable = if bound.ip().is_unspecified() {
             let loopback = match bound.ip() {
@@ -195,18 +203,41 @@ impl Delivery {
         } else {
             vec![bound]
         };
-        match sdp::describe(&reachable, &self.url(stream, host)).await {
+        match self.describe_once(film, host, reachable).await {
             Ok(text) => Ok(sdp::between(
                 &text,
                 host.to_canonical(),
                 client.to_canonical(),
             )),
             // It was ended in between.
-            Err(DescribeError::Refused(404)) if !self.engine.has(stream) => {
+            Err(DescribeError::Refused(404)) if self.engine.film(stream).is_none() => {
                 Err(DeliveryError::UnknownStream)
             }
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Asks the own server to describe a film. The stream may be another address's, so it is asked
+    /// for under an id that is good for this once, and that nobody else knows.
+    async fn describe_once(
+        &self,
+        film: FilmSource,
+        host: IpAddr,
+        reachable: Vec<SocketAddr>,
+    ) -> Result<String, DescribeError> {
+        let once = StreamId::random();
+        let url = self.url(&once, host);
+        let engine = Arc::clone(&self.engine);
+        // In a task of its own: a caller who loses patience shall not leave it mounted.
+        let described = tokio::spawn(async move {
+            engine.mount(once, film, Access::Anyone);
+            let described = sdp::describe(&reachable, &url).await;
+            engine.unmount(once).await;
+            described
+        });
+        described
+            .await
+            .unwrap_or_else(|error| Err(io::Error::other(error).into()))
     }
 
     /// Ends all streams and connections, and the server's thread. Safe to call twice.

@@ -28,7 +28,9 @@ use iceflix_core::{
     feed::Speaker,
     rpc::serve,
     service::{Node, Running, Server},
+    span::Span,
     topics::{Entries, MediaItem},
+    trust::grant,
 };
 use library::{Film, Library, LibraryConfig, LibraryEvent};
 use serde::Deserialize;
@@ -63,6 +65,14 @@ pub struct Config {
     /// Where players connect.
     #[serde(default = "any_port")]
     pub rtsp_listen: SocketAddr,
+    /// For how long granted streams go on while no authenticator is alive: up to 7 days.
+    #[serde(default = "grants_without_auth")]
+    pub grants_without_auth: Span,
+}
+
+/// Long enough to restart the authenticators, too short to outlive that one was revoked meanwhile.
+fn grants_without_auth() -> Span {
+    Span::from_secs(10 * 60)
 }
 
 fn any_port() -> SocketAddr {
@@ -75,6 +85,7 @@ impl Default for Config {
             common: Common::default(),
             media: Vec::new(),
             rtsp_listen: any_port(),
+            grants_without_auth: grants_without_auth(),
         }
     }
 }
@@ -88,10 +99,26 @@ impl ServiceConfig for Config {
             Shape::Text,
             "Where players connect: ADDRESS:PORT, port 0 for any",
         ),
+        key(
+            "grants_without_auth",
+            Shape::Text,
+            "How long granted streams go on while no authenticator is alive: 0s to 7d",
+        ),
     ];
 
     fn common(&self) -> &Common {
         &self.common
+    }
+
+    fn check(&self) -> Result<(), String> {
+        if self.grants_without_auth.as_duration() > grant::LONGEST {
+            let longest = Span::from_secs(grant::LONGEST.as_secs());
+            return Err(format!(
+                "`grants_without_auth` = {} is longer than {longest}, which no grant lasts",
+                self.grants_without_auth
+            ));
+        }
+        Ok(())
     }
 }
 
@@ -177,7 +204,9 @@ impl StreamingServer {
         let topic = node.topics.media();
         let speaker = Speaker::start(&node.bus, &topic, &node.instance, Entries::new()).await?;
         let speaker = Arc::new(speaker);
-        let streams = Streams::new(delivery.clone(), node.verifier.clone());
+        let unsupervised = config.grants_without_auth.as_duration();
+        let (verifier, audit) = (node.verifier.clone(), node.audit.clone());
+        let streams = Streams::new(delivery.clone(), verifier, audit, unsupervised);
         let announcing = tokio::spawn(announce(events, Arc::clone(&speaker), streams.clone()));
         let service = StreamingService::new(
             &node,

@@ -3,20 +3,27 @@
 use crate::{
     delivery::{Delivery, DeliveryError, FilmSource},
     library::Library,
-    streams::{Seen, Streams},
+    streams::{Asker, Seen, Streams},
 };
 use iceflix_core::{
     api::{
-        MediaId, StreamId,
-        auth::{Role, Token},
-        streaming::{EndReason, Stream, StreamError, StreamEvent, StreamStatus, Streaming},
+        Kind, MediaId, Page, PageRequest, StreamHandle, StreamId,
+        auth::{Grant, Role, Token},
+        streaming::{
+            EndReason, ListedStream, Stream, StreamError, StreamEvent, StreamStatus, Streaming,
+        },
     },
+    audit::{Audit, Event, token_reason},
     feed::Speaker,
     rpc::{self, Peer},
     service::Node,
     trust::{Identity, Verifier},
 };
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 use tarpc::context::Context;
 use tokio_util::sync::CancellationToken;
 
@@ -28,11 +35,38 @@ pub struct StreamingService {
     streams: Streams,
     speaker: Arc<Speaker>,
     verifier: Verifier,
+    audit: Audit,
     stop: CancellationToken,
     /// The address of ours by which the caller reached us: by it players will, too.
     host: IpAddr,
     /// The caller's own address.
     client: IpAddr,
+    /// What the caller's certificate says it is.
+    role: Option<Kind>,
+    /// When all films were announced again, the last time that somebody wanted it.
+    announced: Arc<Mutex<Seldom>>,
+}
+
+/// How often all films are announced again, at most.
+const ANNOUNCE_AGAIN: Duration = Duration::from_secs(1);
+
+/// What may be done once in a while.
+#[derive(Debug, Default)]
+struct Seldom {
+    last: Option<Instant>,
+}
+
+impl Seldom {
+    /// Whether it may be done now, which it then counts as.
+    fn may(&mut self, now: Instant, pause: Duration) -> bool {
+        let early = self
+            .last
+            .is_some_and(|last| now.saturating_duration_since(last) < pause);
+        if !early {
+            self.last = Some(now);
+        }
+        !early
+    }
 }
 
 fn failed(error: DeliveryError) -> StreamError {
@@ -47,6 +81,27 @@ fn failed(error: DeliveryError) -> StreamError {
             tracing::error!(%error, "a stream could not be described or made");
             StreamError::Internal
         }
+    }
+}
+
+/// Why a stream was refused, for the audit log.
+fn reason(error: &StreamError) -> &'static str {
+    match error {
+        StreamError::Unauthorized(error) => token_reason(*error),
+        StreamError::UnknownMedia => "unknown_media",
+        StreamError::Unplayable(_) => "unplayable",
+        StreamError::UnknownStream => "unknown_stream",
+        StreamError::Draining => "draining",
+        StreamError::Internal => "internal",
+        StreamError::NotAdmin => "not_admin",
+        StreamError::OtherFilm => "other_film",
+    }
+}
+
+fn made_event(action: &'static str, result: &Result<Stream, StreamError>) -> Event {
+    match result {
+        Ok(stream) => Event::done(action).stream(&stream.stream),
+        Err(error) => Event::refused(action, reason(error)),
     }
 }
 
@@ -69,9 +124,12 @@ impl StreamingService {
             streams,
             speaker,
             verifier: node.verifier.clone(),
+            audit: node.audit.clone(),
             stop: node.stop.clone(),
             host: node.address().ip(),
             client: node.address().ip(),
+            role: None,
+            announced: Arc::default(),
         }
     }
 
@@ -80,7 +138,58 @@ impl StreamingService {
         Self {
             host: peer.local.ip(),
             client: peer.address.ip(),
+            role: peer.role,
             ..self.clone()
+        }
+    }
+
+    /// The film, to make a stream of it.
+    fn film(&self, id: &MediaId) -> Result<FilmSource, StreamError> {
+        if self.stop.is_cancelled() {
+            return Err(StreamError::Draining);
+        }
+        let film = self.library.get(id).ok_or(StreamError::UnknownMedia)?;
+        Ok(FilmSource {
+            path: film.path.clone(),
+            facts: film.facts.clone(),
+        })
+    }
+
+    fn asker(&self, any_host: bool) -> Asker {
+        Asker {
+            from: self.client,
+            any_host,
+        }
+    }
+
+    /// A stream that was just made, for whoever asked for it.
+    fn made(&self, stream: StreamId) -> Result<Stream, StreamError> {
+        // A token that was revoked while the stream was made ends it all the same.
+        let seen = self.streams.get(&stream);
+        let seen = seen.ok_or(StreamError::UnknownStream)?;
+        tracing::info!(user = seen.user, media = %seen.media, "a stream was authorised");
+        Ok(Stream {
+            stream,
+            url: self.delivery.url(&stream, self.host),
+            expires_s: seconds(seen.left),
+        })
+    }
+
+    /// Whose streams the caller may see and stop: their own, or, as an admin, all (`None`).
+    async fn theirs(&self, token: &Token) -> Result<Option<String>, StreamError> {
+        let identity = self.verifier.check(token).await?;
+        Ok(Some(identity.user).filter(|_| identity.role != Role::Admin))
+    }
+
+    /// Whether the caller may have everything announced again.
+    async fn may_announce(&self, token: Option<Token>) -> Result<(), StreamError> {
+        if matches!(self.role, Some(Kind::Catalog | Kind::Main)) {
+            return Ok(());
+        }
+        let token = token.ok_or(StreamError::NotAdmin)?;
+        match self.verifier.check(&token).await?.role {
+            Role::Admin => Ok(()),
+            Role::User => Err(StreamError::NotAdmin),
         }
     }
 
@@ -95,6 +204,41 @@ impl StreamingService {
     }
 }
 
+impl StreamingService {
+    async fn try_get_stream(
+        &self,
+        token: &Token,
+        id: MediaId,
+        any_host: bool,
+    ) -> Result<Stream, StreamError> {
+        let identity = self.verifier.check(token).await?;
+        let film = self.film(&id)?;
+        let asker = self.asker(any_host);
+        let stream = self.streams.open(id, film, identity, asker);
+        self.made(stream.map_err(failed)?)
+    }
+
+    async fn try_granted(
+        &self,
+        grant: &Grant,
+        id: MediaId,
+        any_host: bool,
+    ) -> Result<Stream, StreamError> {
+        let leave = self.verifier.check_grant(grant).await?;
+        if leave.media != id {
+            return Err(StreamError::OtherFilm);
+        }
+        let film = self.film(&id)?;
+        let stream = self.streams.open_granted(film, leave, self.asker(any_host));
+        self.made(stream.map_err(failed)?)
+    }
+
+    fn write_down(&self, event: Event, token: &Token) {
+        let who = self.verifier.whose(token);
+        self.audit.record(&event.by(who.as_ref()).from(self.client));
+    }
+}
+
 impl Streaming for StreamingService {
     async fn is_available(self, _: Context, id: MediaId) -> bool {
         let film = self.library.get(&id);
@@ -106,33 +250,31 @@ impl Streaming for StreamingService {
         _: Context,
         token: Token,
         id: MediaId,
+        any_host: bool,
     ) -> Result<Stream, StreamError> {
-        let identity = self.verifier.check(&token).await?;
-        if self.stop.is_cancelled() {
-            return Err(StreamError::Draining);
-        }
-        let film = self.library.get(&id).ok_or(StreamError::UnknownMedia)?;
-        let source = FilmSource {
-            path: film.path.clone(),
-            facts: film.facts.clone(),
-        };
-        let user = identity.user.clone();
-        let stream = self.streams.open(id, source, identity).map_err(failed)?;
-        // A token that was revoked while the stream was made ends it all the same.
-        let seen = self
-            .streams
-            .get(&stream)
-            .ok_or(StreamError::UnknownStream)?;
-        tracing::info!(user, film = film.name, "a stream was authorised");
-        Ok(Stream {
-            stream,
-            url: self.delivery.url(&stream, self.host),
-            expires_s: seconds(seen.left),
-        })
+        let result = self.try_get_stream(&token, id, any_host).await;
+        self.write_down(made_event("stream", &result).on_film(id), &token);
+        result
     }
 
-    async fn reannounce_media(self, _: Context) {
-        self.speaker.again();
+    async fn reannounce_media(self, _: Context, token: Option<Token>) -> Result<(), StreamError> {
+        let who = token.as_ref().and_then(|token| self.verifier.whose(token));
+        let allowed = self.may_announce(token).await;
+        let event = match &allowed {
+            Ok(()) => {
+                let announced = self.announced.lock();
+                let mut announced = announced.unwrap_or_else(PoisonError::into_inner);
+                // When it was just done: what changed since then was said when it changed.
+                if !announced.may(Instant::now(), ANNOUNCE_AGAIN) {
+                    return Ok(());
+                }
+                self.speaker.again();
+                Event::done("reannounce")
+            }
+            Err(error) => Event::refused("reannounce", reason(error)),
+        };
+        self.audit.record(&event.by(who.as_ref()).from(self.client));
+        allowed
     }
 
     async fn sdp(self, _: Context, token: Token, stream: StreamId) -> Result<String, StreamError> {
@@ -160,7 +302,11 @@ impl Streaming for StreamingService {
 
     async fn stop(self, _: Context, token: Token, stream: StreamId) -> Result<(), StreamError> {
         match self.own(&token, &stream).await {
-            Ok(_) => self.streams.end(&stream, EndReason::Stopped).await,
+            Ok((_, seen)) => {
+                self.streams.end(&stream, EndReason::Stopped).await;
+                let event = Event::done("stop_stream").stream(&stream);
+                self.write_down(event.on_film(seen.media), &token);
+            }
             // It has ended, which is what was wanted; or it is not theirs, which is not said.
             Err(StreamError::UnknownStream) => {}
             Err(error) => return Err(error),
@@ -194,5 +340,57 @@ impl Streaming for StreamingService {
             () = tokio::time::sleep(rpc::patience(&context)) => Ok(StreamEvent::None),
             () = self.stop.cancelled() => Ok(StreamEvent::None),
         }
+    }
+
+    async fn get_granted_stream(
+        self,
+        _: Context,
+        grant: Grant,
+        id: MediaId,
+        any_host: bool,
+    ) -> Result<Stream, StreamError> {
+        let result = self.try_granted(&grant, id, any_host).await;
+        let who = self.verifier.whose_grant(&grant);
+        let event = made_event("granted_stream", &result).on_film(id);
+        self.audit.record(&event.by(who.as_ref()).from(self.client));
+        result
+    }
+
+    async fn streams(
+        self,
+        _: Context,
+        token: Token,
+        page: PageRequest,
+    ) -> Result<Page<ListedStream>, StreamError> {
+        let of = self.theirs(&token).await?;
+        Ok(self.streams.list(of.as_deref(), &page))
+    }
+
+    async fn stop_listed(
+        self,
+        _: Context,
+        token: Token,
+        handle: StreamHandle,
+    ) -> Result<(), StreamError> {
+        let of = self.theirs(&token).await?;
+        if let Some((stream, media)) = self.streams.end_listed(handle, of.as_deref()).await {
+            let event = Event::done("stop_stream").stream(&stream);
+            self.write_down(event.on_film(media), &token);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_done_seldom_is_not_put_off_by_asking_often() {
+        let (start, pause) = (Instant::now(), Duration::from_secs(1));
+        let mut seldom = Seldom::default();
+        let tenths = (0..25).map(|n| start + n * pause / 10);
+        let done = tenths.filter(|now| seldom.may(*now, pause)).count();
+        assert_eq!(done, 3, "at 0, 1 and 2 seconds");
     }
 }

@@ -1,21 +1,24 @@
 //! The streams that were authorised: whose they are, until when, and their end.
 
 mod lifetime;
+mod listing;
 
 use crate::{
-    delivery::{Delivery, DeliveryError, FilmSource},
+    delivery::{Access, Delivery, DeliveryError, FilmSource},
     memory,
 };
-use dashmap::DashMap;
+use dashmap::{DashMap, Entry as Place};
 use iceflix_core::{
     api::{
-        MediaId, StreamId,
+        MediaId, SessionId, StreamId,
         streaming::{EndReason, StreamEvent},
     },
-    trust::{self, Identity, Verifier},
+    audit::{Audit, Event},
+    trust::{self, Identity, Verifier, grant::Leave},
 };
 use lifetime::{Lifetime, Next};
 use std::{
+    net::IpAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -28,8 +31,9 @@ use tokio::{sync::watch, time::Instant};
 /// moment to end, and streams that end together are paid for once.
 const TIDY: Duration = Duration::from_secs(2);
 
-/// For how long an ended stream is remembered, so that its controller learns why it ended.
-const REMEMBERED: Duration = Duration::from_secs(60);
+/// For how long an ended stream is remembered, so that its controller learns why it ended, and that
+/// a grant whose stream was stopped is not taken up again: not shorter than the time for that.
+const REMEMBERED: Duration = trust::grant::TAKE_UP;
 
 /// All streams of this node. Cheap to clone.
 #[derive(Clone)]
@@ -40,13 +44,23 @@ pub struct Streams {
 struct Inner {
     delivery: Delivery,
     verifier: Verifier,
+    audit: Audit,
     streams: DashMap<StreamId, Arc<Entry>>,
+    /// The stream of each grant that was taken up.
+    grants: DashMap<SessionId, StreamId>,
+    /// For how long a granted stream plays without an authenticator.
+    unsupervised: Duration,
     /// Set while memory is about to be given back.
     tidying: AtomicBool,
 }
 
 struct Entry {
     media: MediaId,
+    asker: Asker,
+    /// When it was made, since 1970.
+    since: Duration,
+    /// The grant that it plays by.
+    grant: Option<SessionId>,
     held: Mutex<Held>,
     /// Counts renewals, for the task that keeps it.
     renewed: watch::Sender<u64>,
@@ -64,6 +78,15 @@ enum State {
     Playing,
     Wanted,
     Ended(EndReason),
+}
+
+/// Who asks for a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Asker {
+    /// At which address.
+    pub from: IpAddr,
+    /// Whether for players at any address, not only at the asker's own.
+    pub any_host: bool,
 }
 
 /// A stream, as its controller sees it.
@@ -98,12 +121,21 @@ impl Entry {
 
 impl Streams {
     /// None yet.
-    pub fn new(delivery: Delivery, verifier: Verifier) -> Self {
+    /// Those that play by a grant do so for `unsupervised` without an authenticator.
+    pub fn new(
+        delivery: Delivery,
+        verifier: Verifier,
+        audit: Audit,
+        unsupervised: Duration,
+    ) -> Self {
         Self {
             inner: Arc::new(Inner {
                 delivery,
                 verifier,
+                audit,
                 streams: DashMap::new(),
+                grants: DashMap::new(),
+                unsupervised,
                 tidying: AtomicBool::new(false),
             }),
         }
@@ -118,16 +150,56 @@ impl Streams {
         media: MediaId,
         film: FilmSource,
         identity: Identity,
+        asker: Asker,
+    ) -> Result<StreamId, DeliveryError> {
+        let lifetime = Lifetime::until(Instant::now() + left(&identity));
+        let held = Held { identity, lifetime };
+        self.begin(media, film, held, asker)
+    }
+
+    /// Authorises a stream by a grant, until the grant's end. There is one for each grant: asking
+    /// again gives the same, and an error when that has ended.
+    ///
+    /// # Errors
+    /// When the film cannot be delivered, or the grant's stream has ended.
+    pub fn open_granted(
+        &self,
+        film: FilmSource,
+        leave: Leave,
+        asker: Asker,
+    ) -> Result<StreamId, DeliveryError> {
+        let Leave { identity, media } = leave;
+        match self.inner.grants.entry(identity.session) {
+            Place::Occupied(taken_up) => match self.get(taken_up.get()) {
+                Some(_) => Ok(*taken_up.get()),
+                None => Err(DeliveryError::UnknownStream),
+            },
+            Place::Vacant(place) => {
+                let until = Instant::now() + left(&identity);
+                let lifetime = Lifetime::granted(until, self.inner.unsupervised);
+                let held = Held { identity, lifetime };
+                Ok(*place.insert(self.begin(media, film, held, asker)?))
+            }
+        }
+    }
+
+    fn begin(
+        &self,
+        media: MediaId,
+        film: FilmSource,
+        held: Held,
+        asker: Asker,
     ) -> Result<StreamId, DeliveryError> {
         let id = StreamId::random();
-        self.inner.delivery.add_stream(id, film)?;
-        let deadline = Instant::now() + left(&identity);
+        let access = Access::to(asker.from, asker.any_host);
+        self.inner.delivery.add_stream(id, film, access)?;
+        let granted = !held.lifetime.is_renewable();
         let entry = Arc::new(Entry {
             media,
-            held: Mutex::new(Held {
-                identity,
-                lifetime: Lifetime::until(deadline),
-            }),
+            asker,
+            since: trust::now(),
+            grant: granted.then_some(held.identity.session),
+            held: Mutex::new(held),
             renewed: watch::channel(0).0,
             state: watch::channel(State::Playing).0,
         });
@@ -154,6 +226,9 @@ impl Streams {
         };
         {
             let mut held = lock(&entry.held);
+            if !held.lifetime.is_renewable() {
+                return false;
+            }
             held.lifetime.renew(Instant::now() + left(&identity));
             held.identity = identity;
         }
@@ -220,6 +295,7 @@ impl Inner {
     async fn keep(self: Arc<Self>, id: StreamId, entry: Arc<Entry>) {
         let mut renewed = entry.renewed.subscribe();
         let mut said = self.verifier.changes();
+        let mut silence = self.verifier.silence();
         let mut state = entry.state.subscribe();
         while entry.ended().is_none() {
             let next = {
@@ -228,6 +304,7 @@ impl Inner {
                 if self.verifier.is_revoked(&held.identity) {
                     held.lifetime.revoke(now);
                 }
+                held.lifetime.supervised(*silence.borrow_and_update());
                 held.lifetime.next(now)
             };
             match next {
@@ -244,6 +321,8 @@ impl Inner {
                         () = tokio::time::sleep_until(until) => {}
                         _ = renewed.changed() => {}
                         _ = said.changed() => {}
+                        // Its sender lives in the verifier.
+                        _ = silence.changed() => {}
                         _ = state.wait_for(|state| matches!(state, State::Ended(_))) => {}
                     }
                 }
@@ -252,6 +331,9 @@ impl Inner {
         }
         tokio::time::sleep(REMEMBERED).await;
         self.streams.remove(&id);
+        if let Some(grant) = &entry.grant {
+            self.grants.remove(grant);
+        }
     }
 
     async fn end(self: &Arc<Self>, id: &StreamId, entry: &Entry, reason: EndReason) {
@@ -264,12 +346,26 @@ impl Inner {
         });
         if first {
             tracing::info!(media = %entry.media, ?reason, "a stream ended");
+            self.write_down_end(id, entry, reason);
         }
         // Whoever ends an ended stream also waits until nothing flows.
         self.delivery.remove_stream(id).await;
         if first && !self.tidying.swap(true, Ordering::Relaxed) {
             tokio::spawn(Arc::clone(self).tidy());
         }
+    }
+
+    fn write_down_end(&self, id: &StreamId, entry: &Entry, reason: EndReason) {
+        let reason = match reason {
+            EndReason::Stopped => "stopped",
+            EndReason::Expired => "expired",
+            EndReason::Revoked => "revoked",
+            EndReason::Shutdown => "shutdown",
+            EndReason::MediaRemoved => "media_removed",
+            EndReason::Unsupervised => "unsupervised",
+        };
+        let event = Event::ended("stream", reason).by(Some(&lock(&entry.held).identity));
+        self.audit.record(&event.on_film(entry.media).stream(id));
     }
 
     async fn tidy(self: Arc<Self>) {

@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 use streaming_svc::{
-    delivery::{Delivery, DeliveryConfig, DeliveryError, FilmSource},
+    delivery::{Access, Delivery, DeliveryConfig, DeliveryError, FilmSource},
     facts::Codec::{Aac, H264, H265, Mp3, Opus, Vp8},
 };
 use support::{
@@ -299,7 +299,11 @@ fn films_that_cannot_be_delivered_are_refused() {
     let mut facts = Clip::mp4(2).facts();
     facts.unplayable = Some("its video is MPEG-2".to_owned());
     let path = "/nowhere.mp4".into();
-    let refused = delivery.add_stream(StreamId::random(), FilmSource { path, facts });
+    let refused = delivery.add_stream(
+        StreamId::random(),
+        FilmSource { path, facts },
+        Access::Anyone,
+    );
     assert!(
         matches!(refused, Err(DeliveryError::Unplayable(_))),
         "{refused:?}"

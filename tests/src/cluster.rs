@@ -130,6 +130,7 @@ impl Cluster {
         auth_svc::Config {
             common: self.common(Kind::Auth),
             admin_password_file: Some(self.dir.path().join("admin.password")),
+            ..auth_svc::Config::default()
         }
     }
 

@@ -7,7 +7,12 @@ use iceflix_core::{
         auth::{AuthenticatorClient, Role, Token},
     },
     service::Server,
-    trust::{Purpose, keys::SigningKey, now, token},
+    trust::{
+        Purpose,
+        keyring::{Keyring, Schedule},
+        keys::SigningKey,
+        now, token,
+    },
 };
 use std::time::Duration;
 
@@ -53,8 +58,7 @@ impl Wrong {
     /// Such a token of an admin's, made with the key of the cluster's first authenticator where
     /// that takes its key.
     pub async fn make(self, cluster: &Cluster) -> Token {
-        let key_file = cluster.dir.path().join("auth-1/signing.key");
-        let ours = SigningKey::load_or_create(&key_file).unwrap();
+        let ours = signing_key(cluster);
         let session = SessionId::random();
         let issue = |key: &SigningKey, cluster: &str, at: Duration| {
             token::issue(key, cluster, "admin", session, Role::Admin, 0, at).unwrap()
@@ -100,6 +104,13 @@ impl Wrong {
             }
         }
     }
+}
+
+/// The key that signs the tokens of a cluster's first authenticator.
+pub fn signing_key(cluster: &Cluster) -> SigningKey {
+    let file = cluster.dir.path().join("auth-1/signing.key");
+    let keys = Keyring::open(&file, Schedule::default()).unwrap();
+    keys.current()
 }
 
 /// Ends a session, at the first authenticator.

@@ -80,7 +80,7 @@ async fn complete(mut cluster: Cluster, what: &str) {
     wait_for("the node streams it", async || {
         let ask = |node: iceflix_core::api::streaming::StreamingClient, context| {
             let token = admin.token();
-            async move { node.get_stream(context, token, id).await }
+            async move { node.get_stream(context, token, id, false).await }
         };
         cluster.at(node, ask).await.is_ok()
     })

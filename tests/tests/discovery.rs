@@ -53,7 +53,7 @@ async fn nodes_on_one_machine_find_each_other_with_nothing_configured() {
     };
     let (main, auth, catalog) = (alone(Kind::Main), alone(Kind::Auth), alone(Kind::Catalog));
     // A cluster of another name beside it stays apart: on its bus there is nobody of ours.
-    let mut foreign = alone(Kind::Catalog);
+    let mut foreign = alone(Kind::Main);
     foreign.cluster = format!("{}-x", cluster.name()).parse().unwrap();
     foreign.identity_dir = Some(cluster.dir.path().join("foreign"));
     identity::equip(Kind::Catalog, &foreign);
@@ -70,8 +70,8 @@ async fn nodes_on_one_machine_find_each_other_with_nothing_configured() {
     let mut there = beside.watch_alive("iceflix/**").await.unwrap();
     let common = main;
     let main = MainServer::bind(main_svc::Config { common }).await.unwrap();
-    let foreign = catalog_svc::Config { common: foreign };
-    let foreign = catalog_svc::CatalogServer::bind(foreign).await.unwrap();
+    let foreign = main_svc::Config { common: foreign };
+    let foreign = MainServer::bind(foreign).await.unwrap();
     let auth = auth_svc::Config {
         common: auth,
         ..auth_svc::Config::default()
@@ -82,7 +82,7 @@ async fn nodes_on_one_machine_find_each_other_with_nothing_configured() {
     let took = until_listed(cluster.name(), main.address(), |all| all.len() == 3).await;
     println!("all found each other by multicast after {took:?}");
     let seen = tokio::time::timeout(PATIENCE, there.next()).await;
-    let seen = seen.expect("the foreign catalogue is found").unwrap().key;
+    let seen = seen.expect("the foreign Main is found").unwrap().key;
     let theirs = format!("iceflix/{}-x/", cluster.name());
     assert!(seen.starts_with(&theirs), "{seen}");
     // All of ours have been there for longer.

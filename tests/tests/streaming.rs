@@ -7,7 +7,7 @@
 use iceflix_core::{
     api::{
         Kind, MediaId, TokenError,
-        auth::Token,
+        auth::{Role, Token},
         streaming::{EndReason, StreamError, StreamEvent, StreamingClient},
     },
     feed::{Heard, Hearer},
@@ -178,7 +178,7 @@ async fn the_ports_asked_for_are_those_used_and_every_viewer_gets_their_own_stre
     let cluster = Cluster::start(1, 1, 1, &[media.path()]).await;
     cluster.until_films(1).await;
     let viewer = Viewer::admin(&cluster).await;
-    let shared = viewer.watch(id).await.unwrap();
+    let shared = viewer.watch_anywhere(id).await.unwrap();
     let mut players = Vec::new();
     let mut sources = HashSet::new();
     // Two viewers on one host, with a stream each; two on other hosts, who share one's URL.
@@ -231,6 +231,7 @@ async fn the_address_by_which_the_node_was_reached_is_the_one_it_names() {
         common: cluster.common(Kind::Streaming),
         media: vec![media.path().to_owned()],
         rtsp_listen: all,
+        ..streaming_svc::Config::default()
     };
     config.common.listen = all;
     let library = LibraryConfig {
@@ -302,45 +303,51 @@ async fn a_url_serves_several_players_together_and_again_after_the_end() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_announces_its_films_again_when_it_is_asked_to() {
     let (media, id) = media();
-    let mut cluster = Cluster::empty();
+    let mut cluster = Cluster::start(1, 1, 0, &[]).await;
+    let admin = cluster.admin().await.token();
+    let ada = cluster
+        .new_user("ada", "a password of hers", Role::User)
+        .await
+        .token();
     let port = iceflix_tests::cluster::free_port();
     let place = format!("tls/127.0.0.1:{port}");
     let bus = identity::on_the_bus(cluster.name(), Kind::Catalog, &place, &[]).await;
     let mut common = cluster.common(Kind::Streaming);
-    common.bus_connect = vec![place];
+    common.bus_connect.push(place);
     let node = iceflix_tests::cluster::node(common, media.path()).await;
     let topics = Topics::new(cluster.name());
     let (_hearer, mut heard) = Hearer::follow(&bus, &topics, topics.media(), None)
         .await
         .unwrap();
     let mut everything = async || loop {
-        let heard = timeout(PATIENCE, heard.recv())
-            .await
-            .expect("in time")
-            .unwrap();
+        let heard = heard.recv().await.unwrap();
         if let Heard::Everything(_, films) = heard
             && films.contains_key(&id.to_string())
         {
             break;
         }
     };
-    everything().await;
-    // Somebody who missed it asks, as often as they like.
-    let (_directory, nobody) = tokio::sync::watch::channel(std::sync::Arc::new(
-        iceflix_core::api::main::DirectoryView {
-            version: iceflix_core::api::main::DirectoryVersion {
-                counter: 0,
-                number: 0,
-            },
-            instances: Vec::new(),
-        },
-    ));
-    let caller = iceflix_core::rpc::Caller::new(nobody, identity::security(cluster.name()));
+    timeout(PATIENCE, everything()).await.expect("in time");
+    let ask = async |token: Option<Token>| {
+        let ask = |node: StreamingClient, context| {
+            let token = token.clone();
+            async move { node.reannounce_media(context, token).await }
+        };
+        cluster.at(node.address(), ask).await
+    };
+    wait_for("the node knows the authenticator", async || {
+        ask(Some(ada.clone())).await == Err(StreamError::NotAdmin)
+    })
+    .await;
+    assert_eq!(ask(None).await, Err(StreamError::NotAdmin));
+    // Somebody who missed it asks, as often as they like; it is done now and then.
     for _ in 0..2 {
-        let ask =
-            |node: StreamingClient, context| async move { node.reannounce_media(context).await };
-        caller.call_at(node.address(), PATIENCE, ask).await.unwrap();
-        everything().await;
+        wait_for("everything is said again", async || {
+            ask(Some(admin.clone())).await.unwrap();
+            let again = timeout(Duration::from_millis(300), everything()).await;
+            again.is_ok()
+        })
+        .await;
     }
     node.shutdown().await;
     bus.close().await;

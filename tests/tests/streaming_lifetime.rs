@@ -11,7 +11,7 @@ use iceflix_core::{
         streaming::{EndReason, StreamError, StreamEvent},
     },
     service::Server,
-    trust::{keys::SigningKey, now, token},
+    trust::{now, token},
 };
 use iceflix_tests::{
     cluster::{Cluster, Person, film},
@@ -19,7 +19,7 @@ use iceflix_tests::{
         rtsp::{self, Client},
         viewer::{Viewer, Watched},
     },
-    tokens::log_out,
+    tokens::{log_out, signing_key},
 };
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -54,7 +54,7 @@ async fn revoke(cluster: &Cluster, user: &str) {
 
 /// A token of `admin` that has only so long left.
 fn token_with(cluster: &Cluster, left: Duration) -> Token {
-    let key = SigningKey::load_or_create(&cluster.dir.path().join("auth-1/signing.key")).unwrap();
+    let key = signing_key(cluster);
     let made = now() + left - iceflix_core::trust::TOKEN_LIFETIME;
     token::issue(
         &key,

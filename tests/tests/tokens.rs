@@ -109,7 +109,7 @@ async fn at_a_streaming_node(wrong: Wrong) {
     let stream = cluster
         .at(node, |node: StreamingClient, context| {
             let good = good.clone();
-            async move { node.get_stream(context, good, id).await }
+            async move { node.get_stream(context, good, id, false).await }
         })
         .await
         .unwrap()
@@ -127,7 +127,7 @@ async fn at_a_streaming_node(wrong: Wrong) {
     .await;
     refused!(
         cluster, node, StreamingClient, token, StreamError::Unauthorized(wrong.refusal()),
-        get_stream(id)
+        get_stream(id, false)
         sdp(stream)
         refresh_authentication(stream)
         stop(stream)

@@ -90,7 +90,7 @@ async fn the_first_admin_is_made_when_there_never_was_a_user() {
     let admin = accounts.user_here(FIRST_ADMIN).unwrap();
     assert_eq!(admin.role, Role::Admin);
     let one = password::prehash(FIRST_ADMIN, "one");
-    assert!(accounts.verify(Some(&admin), one).await.unwrap());
+    assert!(accounts.verify(&admin, one).await.unwrap());
     accounts.make_first_admin("two").await.unwrap();
     assert_eq!(accounts.user_here(FIRST_ADMIN), Some(admin));
 
@@ -181,4 +181,114 @@ async fn the_last_admin_is_known() {
     assert!(!accounts.is_last_admin("ada") && !accounts.is_last_admin("grace"));
     accounts.remove_user("ada").await.unwrap();
     assert!(accounts.is_last_admin("grace"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_epoch_that_cannot_be_read_revives_nothing() {
+    let desk = Desk::new().await;
+    let accounts = &desk.accounts;
+    let (revoked, _) = desk.session("ada").await;
+    accounts.revoke("ada").await.unwrap();
+    let (good, _) = desk.session("ada").await;
+    let damaged = vec![(epoch_key("ada"), Some(json!({ "later": "version" })))];
+    desk.replica.put(damaged).await.unwrap();
+    for id in [revoked, good] {
+        assert!(accounts.session_here(id).is_none());
+    }
+    assert_eq!(accounts.epochs(), [("ada".to_owned(), UNREADABLE)]);
+    // A new one is an epoch like any other: what is opened in it can be ended.
+    let epoch = accounts.mended_epoch("ada").await.unwrap();
+    assert!(epoch < UNREADABLE && accounts.mended_epoch("ada").await.unwrap() == epoch);
+    assert!(accounts.session_here(revoked).is_none());
+    let (new, _) = desk.session("ada").await;
+    assert!(accounts.session_here(new).is_some());
+    accounts.revoke("ada").await.unwrap();
+    assert!(accounts.session_here(new).is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disabled_user_stays_so_whatever_else_is_written() {
+    let desk = Desk::new().await;
+    let accounts = &desk.accounts;
+    accounts.put_user("ada", &user(Role::User)).await.unwrap();
+    let (session, _) = desk.session("ada").await;
+    accounts.disable("ada").await.unwrap();
+    assert!(accounts.session_here(session).is_none());
+    // As another authenticator's that has not heard of it.
+    let row = write(user_key("ada"), &user(Role::Admin));
+    desk.replica.put(vec![row]).await.unwrap();
+    accounts
+        .put_password("ada", &user(Role::Admin), None)
+        .await
+        .unwrap();
+    assert!(accounts.is_disabled("ada"));
+    let listed = accounts.list(&PageRequest::first()).items;
+    assert!(listed[0].disabled);
+    accounts.enable("ada").await.unwrap();
+    assert!(!accounts.is_disabled("ada"));
+    // What cannot be read disables, too.
+    let strange = vec![(standing::disabled_key("ada"), Some(json!("later version")))];
+    desk.replica.put(strange).await.unwrap();
+    assert!(accounts.is_disabled("ada"));
+    // A new user of a removed one's name is not disabled.
+    accounts.remove_user("ada").await.unwrap();
+    accounts.put_user("ada", &user(Role::User)).await.unwrap();
+    assert!(!accounts.is_disabled("ada"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disabled_admin_is_no_admin_that_is_left() {
+    let desk = Desk::new().await;
+    let accounts = &desk.accounts;
+    for name in ["ada", "grace"] {
+        accounts.put_user(name, &user(Role::Admin)).await.unwrap();
+    }
+    accounts.disable("grace").await.unwrap();
+    assert!(accounts.is_last_admin("ada") && accounts.is_admin_left().await);
+    accounts.disable("ada").await.unwrap();
+    assert!(!accounts.is_admin_left().await);
+    accounts.enable("grace").await.unwrap();
+    let demoted = user(Role::User);
+    accounts.put_role("ada", &demoted).await.unwrap();
+    assert!(accounts.is_last_admin("grace"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_users_sessions_are_listed_in_pages_and_others_are_not() {
+    let desk = Desk::new().await;
+    let accounts = &desk.accounts;
+    let mut own = Vec::new();
+    for _ in 0..5 {
+        own.push(desk.session("ada").await.0);
+        desk.session("adah").await;
+    }
+    let (ended, _) = desk.session("ada").await;
+    accounts.end_session(ended).await.unwrap();
+    own.sort_unstable();
+    for limit in 1..=6 {
+        let (mut listed, mut after) = (Vec::new(), None);
+        loop {
+            let part = accounts.sessions_of("ada", own[2], &page(after.as_deref(), limit));
+            assert!(part.items.len() <= limit as usize);
+            listed.extend(part.items);
+            match part.next {
+                Some(next) => after = Some(next),
+                None => break,
+            }
+        }
+        let ids: Vec<SessionId> = listed.iter().map(|session| session.id).collect();
+        assert_eq!(ids, own, "{limit} a page");
+        let current = listed.iter().filter(|session| session.current);
+        assert_eq!(current.map(|of| of.id).collect::<Vec<_>>(), [own[2]]);
+    }
+    accounts.revoke("ada").await.unwrap();
+    let none = accounts.sessions_of("ada", ended, &PageRequest::first());
+    assert_eq!(none.items, []);
+}
+
+#[test]
+fn a_session_from_before_its_beginning_was_noted_is_read() {
+    let row = json!({ "user": "ada", "key": vec![7; 32], "epoch": 3, "until": 4 });
+    let session: Session = serde_json::from_value(row).unwrap();
+    assert_eq!((session.opened, session.from), (0, None));
 }

@@ -24,7 +24,16 @@ async fn said(desk: &Desk) -> Vec<String> {
 }
 
 fn token_of(desk: &Desk, session: SessionId, epoch: u64) -> Token {
-    token::issue(&desk.key, "desk", "ada", session, Role::User, epoch, now()).unwrap()
+    token::issue(
+        &desk.keys.current(),
+        "desk",
+        "ada",
+        session,
+        Role::User,
+        epoch,
+        now(),
+    )
+    .unwrap()
 }
 
 fn ended(session: SessionId) -> AuthenticationFact {
@@ -46,18 +55,19 @@ async fn an_ended_session_is_spoken_of_until_no_token_can_rest_on_it() {
     );
 
     // Its last token was issued at the latest when it ended.
-    status.forget_old(start + TOKEN_LIFETIME * 2);
+    status.forget_old(start + TOKEN_LIFETIME * 2, |_| false);
     assert!(said(&desk).await.contains(&ended(first).name()));
     assert_eq!(
         desk.node.verifier.check_now(&token),
         Err(TokenError::Revoked)
     );
     status.revoked(&ended(second));
-    status.forget_old(Instant::now() + TOKEN_LIFETIME * 4);
+    status.forget_old(Instant::now() + TOKEN_LIFETIME * 4, |_| false);
     let rest = said(&desk).await;
-    assert!(rest.len() == 1 && rest[0].starts_with("key/"), "{rest:?}");
-    status.forget_old(Instant::now() + TOKEN_LIFETIME * 40);
-    assert_eq!(said(&desk).await, rest, "its key is never forgotten");
+    let keys = rest.iter().filter(|name| name.starts_with("key/")).count();
+    assert_eq!((rest.len(), keys), (2, 2), "{rest:?}");
+    status.forget_old(Instant::now() + TOKEN_LIFETIME * 40, |_| false);
+    assert_eq!(said(&desk).await, rest, "its keys are not forgotten so");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -73,13 +83,14 @@ async fn what_was_revoked_before_the_start_is_said_from_the_start() {
         Err(TokenError::Revoked)
     );
     let all = said(&desk).await;
-    assert_eq!(all.len(), 3, "{all:?}");
+    // Two keys, the session and the user.
+    assert_eq!(all.len(), 4, "{all:?}");
     assert!(all.contains(&ended(session).name()));
     // The session passes, the user's epoch does not.
-    status.forget_old(Instant::now() + TOKEN_LIFETIME * 4);
+    status.forget_old(Instant::now() + TOKEN_LIFETIME * 4, |_| false);
     let rest = said(&desk).await;
     assert!(
-        rest.len() == 2 && rest.contains(&"user/bob".to_owned()),
+        rest.len() == 3 && rest.contains(&"user/bob".to_owned()),
         "{rest:?}"
     );
 }
@@ -110,5 +121,29 @@ async fn rows_of_other_authenticators_revoke_here_at_once() {
     assert_eq!(good(), [false, true, true]);
     status.rows_changed(&[("epoch/ada".into(), Some(json!(9)))]);
     assert_eq!(good(), [false, false, true]);
-    assert_eq!(said(&desk).await.len(), 3);
+    assert_eq!(said(&desk).await.len(), 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ended_grant_is_spoken_of_until_it_would_have_been_over() {
+    let desk = Desk::new().await;
+    let status = desk.status().await;
+    let (grant, session) = (SessionId::random(), SessionId::random());
+    let (_, row) = desk.session("ada").await;
+    desk.accounts.put_grant(grant, &row).await.unwrap();
+    for id in [grant, session] {
+        desk.accounts.end_session(id).await.unwrap();
+        status.revoked(&ended(id));
+    }
+    // A node that was cut off meanwhile still plays by it, and hears of it when it is back.
+    let granted = |id| desk.accounts.is_granted(id);
+    status.forget_old(Instant::now() + TOKEN_LIFETIME * 40, granted);
+    let rest = said(&desk).await;
+    assert!(rest.contains(&ended(grant).name()), "{rest:?}");
+    assert!(!rest.contains(&ended(session).name()), "{rest:?}");
+
+    let over = Duration::from_secs(row.until);
+    desk.accounts.clear_expired(over).await;
+    status.forget_old(Instant::now() + TOKEN_LIFETIME * 40, granted);
+    assert!(!said(&desk).await.contains(&ended(grant).name()));
 }

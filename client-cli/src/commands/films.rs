@@ -244,7 +244,7 @@ fn remarks(tile: &Tile) -> String {
 }
 
 /// How many digits tell all these ids apart, at least [`SHORT_ID`].
-fn short_id(ids: &[String]) -> usize {
+pub(super) fn short_id(ids: &[String]) -> usize {
     let mut sorted: Vec<&String> = ids.iter().collect();
     sorted.sort();
     let common = |pair: &[&String]| {

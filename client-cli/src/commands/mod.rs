@@ -3,13 +3,15 @@
 mod account;
 mod background;
 mod films;
+mod sessions;
+mod streams;
 mod users;
 mod watch;
 
 pub use background::Background;
 
 use crate::ask::Input;
-use crate::cli::{Command, Film, Tag, TagWords};
+use crate::cli::{Command, Film, Session, Tag, TagWords, TypedSession, Url};
 use crate::client::Client;
 use crate::config::Environment;
 use crate::error::Error;
@@ -102,10 +104,15 @@ impl Shell {
             Command::Search(search) => self.search(search).await,
             Command::Show { film } => self.show(&film).await,
             Command::Play { film, player } => self.play(&film, player.as_deref()).await,
-            Command::Url { film } => self.url(&film).await,
+            Command::Url(url) => match url.lasting {
+                Some(lasting) => self.granted_url(&url.film, lasting).await,
+                None => self.url(&url.film, url.any_host).await,
+            },
+            Command::Stream(command) => self.streams(command).await,
             Command::Sdp { film } => self.sdp(&film).await,
             Command::Tag(tag) => self.tag(&tag).await,
             Command::Rename { words } => self.rename(&words).await,
+            Command::Session(session) => self.sessions(session).await,
             Command::User(user) => self.user(user).await,
             Command::Revoke { user } => self.revoke(&user).await,
         }
@@ -214,9 +221,12 @@ pub fn check(command: &Command) -> Result<(), Error> {
         Command::Rename { words } if words.len() > 2 => {
             return Err(quotes_wanted());
         }
+        Command::Session(Session::End { id, .. }) => {
+            return id.parse::<TypedSession>().map(drop);
+        }
         Command::Show { film }
         | Command::Play { film, .. }
-        | Command::Url { film }
+        | Command::Url(Url { film, .. })
         | Command::Sdp { film } => film.id.as_ref(),
         Command::Tag(Tag::Add(TagWords { words }) | Tag::Remove(TagWords { words }))
         | Command::Rename { words } => words.first(),
@@ -291,7 +301,11 @@ mod tests {
             id: Some(id.to_owned()),
         };
         assert!(check(&Command::Show { film: film("ab12") }).is_ok());
-        let bad = check(&Command::Url { film: film("xyz") }).unwrap_err();
+        let url = Url {
+            film: film("xyz"),
+            ..Url::default()
+        };
+        let bad = check(&Command::Url(url)).unwrap_err();
         assert_eq!(bad.exit_code(), 2);
         let words = vec!["xyz".to_owned(), "name".to_owned()];
         assert!(check(&Command::Rename { words }).is_err());

@@ -24,6 +24,7 @@ struct UserRow<'a> {
     role: Role,
     /// In seconds since 1970.
     created: u64,
+    disabled: bool,
 }
 
 impl<'a> From<&'a UserInfo> for UserRow<'a> {
@@ -32,6 +33,7 @@ impl<'a> From<&'a UserInfo> for UserRow<'a> {
             name: &user.name,
             role: user.role,
             created: user.created,
+            disabled: user.disabled,
         }
     }
 }
@@ -47,6 +49,23 @@ impl Shell {
             User::Remove { name } => {
                 self.client()?.remove_user(&name).await?;
                 self.done(&name, None, "is no user any more")
+            }
+            User::Disable { name } => {
+                self.client()?.disable_user(&name).await?;
+                self.done(&name, None, "is disabled; their sessions are over")
+            }
+            User::Enable { name } => {
+                self.client()?.enable_user(&name).await?;
+                self.done(&name, None, "can log in")
+            }
+            User::Role { name, role } => {
+                let role = role.into();
+                self.client()?.set_role(&name, role).await?;
+                let what = match role {
+                    Role::Admin => "is an admin",
+                    Role::User => "is a user and no admin",
+                };
+                self.done(&name, Some(role), what)
             }
             User::List => self.list_users().await,
             User::Passwd {
@@ -83,14 +102,20 @@ impl Shell {
                         Role::Admin => "admin",
                         Role::User => "user",
                     };
+                    let state = match user.disabled {
+                        true => "disabled",
+                        false => "",
+                    };
                     vec![
                         plain(&user.name),
                         role.to_owned(),
                         age(user.created, SystemTime::now()),
+                        state.to_owned(),
                     ]
                 })
                 .collect();
-            table(&["NAME", "ROLE", "ADDED"], &lines, 0, self.out.width)
+            let header = ["NAME", "ROLE", "ADDED", "STATE"];
+            table(&header, &lines, 0, self.out.width)
         })
     }
 
@@ -120,7 +145,7 @@ impl Shell {
 }
 
 /// How long ago that was, for people.
-fn age(created: u64, now: SystemTime) -> String {
+pub(super) fn age(created: u64, now: SystemTime) -> String {
     let created = UNIX_EPOCH.checked_add(Duration::from_secs(created));
     let passed = created.and_then(|created| now.duration_since(created).ok());
     let some = |number: u64, unit: &str| {
@@ -145,10 +170,11 @@ mod tests {
             name: "ann".into(),
             role: Role::Admin,
             created: 12,
+            disabled: false,
         };
         assert_eq!(
             serde_json::to_string(&UserRow::from(&user)).unwrap(),
-            r#"{"name":"ann","role":"admin","created":12}"#
+            r#"{"name":"ann","role":"admin","created":12,"disabled":false}"#
         );
     }
 

@@ -43,10 +43,10 @@ impl<'a> StreamDocument<'a> {
 }
 
 impl Shell {
-    pub(super) async fn url(&mut self, film: &Film) -> Result<(), Error> {
+    pub(super) async fn url(&mut self, film: &Film, any_host: bool) -> Result<(), Error> {
         let details = self.details(film).await?;
         let cancel = self.make_way().await?;
-        let Some(live) = self.open(&details, &cancel).await? else {
+        let Some(live) = self.open(&details, any_host, &cancel).await? else {
             return Ok(());
         };
         let document = StreamDocument::new(&live, None);
@@ -79,7 +79,8 @@ impl Shell {
         let details = self.details(film).await?;
         let player = Search::new(&self.env).find(wanted)?;
         let cancel = self.make_way().await?;
-        let Some(live) = self.open(&details, &cancel).await? else {
+        // The player runs here.
+        let Some(live) = self.open(&details, false, &cancel).await? else {
             return Ok(());
         };
         let client = self.client()?.clone();
@@ -110,7 +111,7 @@ impl Shell {
     pub(super) async fn sdp(&mut self, film: &Film) -> Result<(), Error> {
         let details = self.details(film).await?;
         let client = self.client()?;
-        let live = client.open_stream(&details).await?;
+        let live = client.open_stream(&details, false).await?;
         let sdp = client.sdp(&live).await;
         client.stop_stream(&live).await;
         #[derive(Serialize)]
@@ -136,7 +137,7 @@ impl Shell {
         }
     }
 
-    async fn details(&self, film: &Film) -> Result<TileDetails, Error> {
+    pub(super) async fn details(&self, film: &Film) -> Result<TileDetails, Error> {
         let client = self.client()?;
         // Whoever is not logged in is told so first.
         client.token().await?;
@@ -159,9 +160,10 @@ impl Shell {
     async fn open(
         &self,
         details: &TileDetails,
+        any_host: bool,
         cancel: &CancellationToken,
     ) -> Result<Option<LiveStream>, Error> {
-        let opening = self.client()?.open_stream(details);
+        let opening = self.client()?.open_stream(details, any_host);
         cancel.run_until_cancelled(opening).await.transpose()
     }
 }

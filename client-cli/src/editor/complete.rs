@@ -88,7 +88,7 @@ fn offers(line: &str, known: &Known) -> (usize, Vec<Choice>) {
         (None, []) if given.is_empty() => commands(typed, command),
         (None, ["help"]) if given.is_empty() => commands(typed, &root),
         (None, ["help", ..]) => commands(typed, command),
-        (None, ["tag" | "user"]) if given.is_empty() => commands(typed, command),
+        (None, ["tag" | "user" | "session"]) if given.is_empty() => commands(typed, command),
         (None, ["show" | "play" | "url" | "sdp" | "select" | "rename"]) if given.is_empty() => {
             films(typed, known)
         }
@@ -228,6 +228,7 @@ mod tests {
         assert_eq!(offered("--json stat"), ["status"]);
         assert!(offered("").contains(&"exit".to_owned()));
         assert_eq!(offered("user pa"), ["passwd"]);
+        assert_eq!(offered("session "), ["end", "list"]);
         assert_eq!(complete("user pa", &known()).1[0].replacement, "passwd ");
         assert_eq!(offered("help sel"), ["select"]);
         assert_eq!(offered("search --ex"), ["--exact"]);

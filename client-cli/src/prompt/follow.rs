@@ -1,6 +1,6 @@
 //! What goes on beside the prompt: watching the cluster, renewing tokens, learning names.
 
-use crate::cli::{Command, User};
+use crate::cli::{Command, Session, User};
 use crate::client::Client;
 use crate::config::Target;
 use crate::editor::shown::Shown;
@@ -157,7 +157,13 @@ pub fn changes_account(command: &Command) -> bool {
         Command::Login { .. }
             | Command::Logout
             | Command::Revoke { .. }
-            | Command::User(User::Passwd { .. } | User::Remove { .. })
+            | Command::Session(Session::End { .. })
+            | Command::User(
+                User::Passwd { .. }
+                    | User::Remove { .. }
+                    | User::Disable { .. }
+                    | User::Role { .. }
+            )
     )
 }
 

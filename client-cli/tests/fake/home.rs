@@ -7,16 +7,17 @@ use serde_json::Value;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How long anything here may take.
 pub const DEADLINE: Duration = Duration::from_secs(30);
 
 pub struct Home {
-    pub cluster: Cluster,
+    pub cluster: Arc<Cluster>,
     pub dir: tempfile::TempDir,
     // Dropped last: the services run on it.
-    pub runtime: tokio::runtime::Runtime,
+    pub runtime: Arc<tokio::runtime::Runtime>,
 }
 
 pub struct Told {
@@ -38,9 +39,18 @@ impl Home {
         let cluster = runtime.block_on(Cluster::start());
         let dir = tempfile::tempdir().unwrap();
         Self {
-            cluster,
+            cluster: Arc::new(cluster),
             dir,
-            runtime,
+            runtime: Arc::new(runtime),
+        }
+    }
+
+    /// Another one, of the same cluster.
+    pub fn beside(other: &Home) -> Self {
+        Self {
+            cluster: Arc::clone(&other.cluster),
+            dir: tempfile::tempdir().unwrap(),
+            runtime: Arc::clone(&other.runtime),
         }
     }
 

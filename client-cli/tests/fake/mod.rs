@@ -17,7 +17,7 @@ use iceflix_core::trust::authority::CERTIFICATE_LIFETIME;
 use iceflix_core::trust::keys::SigningKey;
 use iceflix_core::trust::password::prehash;
 use iceflix_core::trust::{Authority, Credentials, Purpose, now, session, token};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use tarpc::server::Channel;
@@ -43,10 +43,18 @@ pub struct State {
     pub directory: Vec<Instance>,
     pub users: BTreeMap<String, (PreHash, Role)>,
     pub sessions: BTreeMap<SessionId, (String, [u8; 32])>,
+    pub disabled: BTreeSet<String>,
+    /// Logins come too early, by so many seconds.
+    pub early: Option<u32>,
     pub tokens: BTreeMap<String, SessionId>,
     pub films: BTreeMap<MediaId, Tile>,
     pub tags: BTreeMap<(String, MediaId), Vec<String>>,
     pub streams: BTreeMap<StreamId, MediaId>,
+    /// The grants that were not ended, and the streams that play by one.
+    pub grants: BTreeMap<SessionId, MediaId>,
+    pub taken_up: BTreeMap<StreamId, SessionId>,
+    /// Whether the last stream was asked for players anywhere.
+    pub any_host: bool,
     /// What `next_event` says at once.
     pub news: Vec<StreamEvent>,
     /// What becomes of the next requests that end sessions; an empty list is well.

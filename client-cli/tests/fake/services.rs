@@ -3,14 +3,17 @@
 use super::Fake;
 use client_cli::session::TOKEN_LIFE;
 use iceflix_core::api::auth::{
-    AuthError, Authenticator, Login, PreHash, Role, SessionProof, Token, UserInfo,
+    AuthError, Authenticator, Grant, Granted, Login, PreHash, Role, SessionInfo, SessionProof,
+    Token, UserInfo,
 };
 use iceflix_core::api::catalog::{Catalog, CatalogError, Query, Tile, TileDetails};
 use iceflix_core::api::main::{DirectoryVersion, DirectoryView, Main, MainError};
 use iceflix_core::api::streaming::{
-    EndReason, Stream, StreamError, StreamEvent, StreamStatus, Streaming,
+    EndReason, ListedStream, Stream, StreamError, StreamEvent, StreamStatus, Streaming,
 };
-use iceflix_core::api::{Instance, Kind, MediaId, Page, PageRequest, SessionId, StreamId};
+use iceflix_core::api::{
+    Instance, Kind, MediaId, Page, PageRequest, SessionId, StreamHandle, StreamId, TokenError,
+};
 use iceflix_core::trust::Purpose;
 use std::time::Duration;
 use tarpc::context::Context;
@@ -56,10 +59,16 @@ impl Authenticator for Fake {
         let user = user.to_lowercase();
         let role = {
             let mut state = self.state.lock().unwrap();
+            if let Some(retry_after_s) = state.early {
+                return Err(AuthError::TooManyAttempts { retry_after_s });
+            }
             let role = match state.users.get(&user) {
                 Some((right, role)) if *right == password => *role,
                 _ => return Err(AuthError::WrongCredentials),
             };
+            if state.disabled.contains(&user) {
+                return Err(AuthError::Disabled);
+            }
             state.sessions.insert(session, (user.clone(), key));
             role
         };
@@ -152,6 +161,7 @@ impl Authenticator for Fake {
             name: name.clone(),
             role: *role,
             created: 1,
+            disabled: state.disabled.contains(name),
         });
         let rest = users.filter(|user| page.after.as_ref().is_none_or(|after| user.name > *after));
         let items: Vec<UserInfo> = rest.take(1).collect();
@@ -168,6 +178,106 @@ impl Authenticator for Fake {
             Ok(())
         })
         .await
+    }
+    async fn sessions(
+        self,
+        _: Context,
+        token: Token,
+        user: Option<String>,
+        page: PageRequest,
+    ) -> Result<Page<SessionInfo>, AuthError> {
+        let me = self.user(&token)?.0;
+        let user = user.unwrap_or_else(|| me.clone());
+        if user != me {
+            self.admin(&token, AuthError::NotAdmin)?;
+        }
+        let state = self.state.lock().unwrap();
+        let current = state.tokens[&token.0];
+        let of_user = state.sessions.iter().filter(|(_, (of, _))| *of == user);
+        let infos = of_user.map(|(id, (user, _))| SessionInfo {
+            id: *id,
+            user: user.clone(),
+            opened: 1,
+            from: Some([10, 0, 0, 7].into()),
+            until: 2,
+            current: *id == current,
+        });
+        let rest = infos.filter(|of| page.after.as_ref().is_none_or(|a| of.id.to_string() > *a));
+        let items: Vec<SessionInfo> = rest.take(1).collect();
+        let next = items.last().map(|session| session.id.to_string());
+        Ok(Page { items, next })
+    }
+    async fn end_session(
+        self,
+        _: Context,
+        token: Token,
+        session: SessionId,
+    ) -> Result<(), AuthError> {
+        let (me, role) = self.user(&token)?;
+        let mut state = self.state.lock().unwrap();
+        match state.sessions.get(&session) {
+            Some((user, _)) if *user == me || role == Role::Admin => {
+                state.sessions.remove(&session);
+                Ok(())
+            }
+            _ => Err(AuthError::UnknownSession),
+        }
+    }
+    async fn disable_user(self, _: Context, token: Token, user: String) -> Result<(), AuthError> {
+        self.admin(&token, AuthError::NotAdmin)?;
+        self.fated(|state| {
+            state.users.get(&user).ok_or(AuthError::UnknownUser)?;
+            state.sessions.retain(|_, (whose, _)| *whose != user);
+            state.disabled.insert(user);
+            Ok(())
+        })
+        .await
+    }
+    async fn enable_user(self, _: Context, token: Token, user: String) -> Result<(), AuthError> {
+        self.admin(&token, AuthError::NotAdmin)?;
+        self.state.lock().unwrap().disabled.remove(&user);
+        Ok(())
+    }
+    async fn set_role(
+        self,
+        _: Context,
+        token: Token,
+        user: String,
+        role: Role,
+    ) -> Result<(), AuthError> {
+        self.admin(&token, AuthError::NotAdmin)?;
+        self.fated(|state| {
+            let (_, now) = state.users.get_mut(&user).ok_or(AuthError::UnknownUser)?;
+            if *now != role {
+                *now = role;
+                state.sessions.retain(|_, (whose, _)| *whose != user);
+            }
+            Ok(())
+        })
+        .await
+    }
+    async fn grant(
+        self,
+        _: Context,
+        token: Token,
+        id: SessionId,
+        media: MediaId,
+        seconds: u64,
+    ) -> Result<Granted, AuthError> {
+        self.user(&token)?;
+        if seconds > 3600 {
+            return Err(AuthError::GrantTooLong(3600));
+        }
+        self.state.lock().unwrap().grants.insert(id, media);
+        Ok(Granted {
+            grant: Grant(id.to_string()),
+            until: 1_800_000_000,
+        })
+    }
+    async fn end_grant(self, _: Context, token: Token, id: SessionId) -> Result<(), AuthError> {
+        self.user(&token)?;
+        let ended = self.state.lock().unwrap().grants.remove(&id);
+        ended.map(drop).ok_or(AuthError::UnknownGrant)
     }
 }
 
@@ -301,18 +411,23 @@ impl Streaming for Fake {
         _: Context,
         token: Token,
         id: MediaId,
+        any_host: bool,
     ) -> Result<Stream, StreamError> {
         self.user(&token)?;
         self.known(id).map_err(|_| StreamError::UnknownMedia)?;
         let stream = StreamId::random();
-        self.state.lock().unwrap().streams.insert(stream, id);
+        let mut state = self.state.lock().unwrap();
+        state.streams.insert(stream, id);
+        state.any_host = any_host;
         Ok(Stream {
             stream,
             url: format!("rtsp://127.0.0.1:1/{stream}"),
             expires_s: u32::try_from(TOKEN_LIFE.as_secs()).unwrap(),
         })
     }
-    async fn reannounce_media(self, _: Context) {}
+    async fn reannounce_media(self, _: Context, _: Option<Token>) -> Result<(), StreamError> {
+        Ok(())
+    }
     async fn sdp(self, _: Context, token: Token, stream: StreamId) -> Result<String, StreamError> {
         self.user(&token)?;
         match self.state.lock().unwrap().streams.contains_key(&stream) {
@@ -363,5 +478,70 @@ impl Streaming for Fake {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         Ok(StreamEvent::None)
+    }
+    async fn get_granted_stream(
+        self,
+        _: Context,
+        grant: Grant,
+        id: MediaId,
+        any_host: bool,
+    ) -> Result<Stream, StreamError> {
+        let mut state = self.state.lock().unwrap();
+        let granted: SessionId = grant.0.parse().map_err(|_| TokenError::Invalid)?;
+        if !state.grants.contains_key(&granted) {
+            return Err(TokenError::Revoked.into());
+        }
+        let stream = StreamId::random();
+        state.streams.insert(stream, id);
+        state.taken_up.insert(stream, granted);
+        state.any_host = any_host;
+        Ok(Stream {
+            stream,
+            url: format!("rtsp://127.0.0.1:1/{stream}"),
+            expires_s: 3600,
+        })
+    }
+    async fn streams(
+        self,
+        _: Context,
+        token: Token,
+        page: PageRequest,
+    ) -> Result<Page<ListedStream>, StreamError> {
+        let (user, _) = self.user(&token)?;
+        let state = self.state.lock().unwrap();
+        let mut listed: Vec<ListedStream> = state
+            .streams
+            .iter()
+            .map(|(stream, media)| ListedStream {
+                handle: stream.handle(),
+                media: *media,
+                user: user.clone(),
+                since: 1,
+                until: state.taken_up.contains_key(stream).then_some(2),
+                from: [127, 0, 0, 1].into(),
+                any_host: state.any_host,
+                players: 0,
+                grant: state.taken_up.get(stream).copied(),
+            })
+            .collect();
+        listed.sort_by_key(|stream| stream.handle);
+        let after = page.after.unwrap_or_default();
+        let mut rest = listed
+            .into_iter()
+            .filter(|stream| stream.handle.to_string() > after);
+        let items: Vec<ListedStream> = rest.by_ref().take(1).collect();
+        let next = items.last().map(|stream| stream.handle.to_string());
+        Ok(Page { items, next })
+    }
+    async fn stop_listed(
+        self,
+        _: Context,
+        token: Token,
+        handle: StreamHandle,
+    ) -> Result<(), StreamError> {
+        self.user(&token)?;
+        let mut state = self.state.lock().unwrap();
+        state.streams.retain(|stream, _| stream.handle() != handle);
+        Ok(())
     }
 }

@@ -1,8 +1,8 @@
 //! Authenticator: users, sessions and the tokens that open everything else.
 
-use super::{Page, PageRequest, SessionId, TokenError};
+use super::{MediaId, Page, PageRequest, SessionId, TokenError};
 use serde::{Deserialize, Serialize};
-use std::fmt;
+use std::{fmt, net::IpAddr};
 
 /// A PASETO v4.public token, good for 30 seconds.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -12,6 +12,12 @@ pub struct Token(pub String);
 /// the caller holds the session, for one purpose and a short time.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionProof(pub String);
+
+/// Leave to watch one film (PASETO v4.public, made by an authenticator), whoever is logged in. A
+/// streaming node takes it up within [`crate::trust::grant::TAKE_UP`]; its stream then plays until
+/// the grant's end, or until the grant or its user is revoked.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Grant(pub String);
 
 /// What a client sends instead of a password: SHA-256 over domain, lower-cased user name and the
 /// NFC form of the password. See `trust::password`.
@@ -28,7 +34,7 @@ macro_rules! redacted {
         }
     )*};
 }
-redacted!(Token SessionProof PreHash);
+redacted!(Token SessionProof Grant PreHash);
 
 /// What a user may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -61,8 +67,8 @@ pub enum AuthError {
     /// A user of that name exists (with another password).
     #[error("a user of that name exists already")]
     UserExists,
-    /// The last admin cannot be removed.
-    #[error("the last admin cannot be removed")]
+    /// The last admin cannot be removed, disabled or made a user.
+    #[error("the last admin cannot be removed, disabled or made a user")]
     LastAdmin,
     /// The name is not one a user can have.
     #[error(
@@ -72,6 +78,28 @@ pub enum AuthError {
     /// Something broke inside; the service's log has it.
     #[error("the authenticator had an internal error")]
     Internal,
+    /// Too many wrong passwords of this user came from this address, or too much is asked just
+    /// now. The password was not looked at.
+    #[error("too many attempts; try again in {retry_after_s} s")]
+    TooManyAttempts {
+        /// When to try again, in seconds from now.
+        retry_after_s: u32,
+    },
+    /// The password is right, and an admin has disabled the user.
+    #[error("this user is disabled; ask an admin")]
+    Disabled,
+    /// There is no such session: it has ended, or it is not yours.
+    #[error("there is no such session")]
+    UnknownSession,
+    /// The grant would last longer than this cluster allows (in seconds), or no time at all.
+    #[error("a grant lasts at most {} here, and at least a second; ask for less", crate::span::Span::from_secs(*.0))]
+    GrantTooLong(u64),
+    /// The user has as many grants as anyone may have at a time.
+    #[error("there are too many grants of yours; stop some with `iceflix stream stop`, or wait")]
+    TooManyGrants,
+    /// There is no such grant: it is over, or it is not yours.
+    #[error("there is no such grant")]
+    UnknownGrant,
 }
 
 /// What a login gives.
@@ -89,6 +117,15 @@ pub struct Login {
     pub token: Token,
 }
 
+/// A grant that was made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Granted {
+    /// What a streaming node wants to see.
+    pub grant: Grant,
+    /// When it is over, in seconds since 1970.
+    pub until: u64,
+}
+
 /// A user as an admin sees them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UserInfo {
@@ -98,6 +135,25 @@ pub struct UserInfo {
     pub role: Role,
     /// When the user was made, in seconds since 1970.
     pub created: u64,
+    /// An admin has disabled them: they cannot log in.
+    pub disabled: bool,
+}
+
+/// A session that has not ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionInfo {
+    /// Its id. Not a secret: using the session takes its private key.
+    pub id: SessionId,
+    /// Whose it is.
+    pub user: String,
+    /// When it was opened, in seconds since 1970; 0 when that was not noted yet.
+    pub opened: u64,
+    /// The address it was opened from, when that was noted.
+    pub from: Option<IpAddr>,
+    /// When it ends by itself, in seconds since 1970.
+    pub until: u64,
+    /// It is the one whose token asked.
+    pub current: bool,
 }
 
 /// The authenticator.
@@ -142,4 +198,33 @@ pub trait Authenticator {
     async fn list_users(token: Token, page: PageRequest) -> Result<Page<UserInfo>, AuthError>;
     /// Admin: ends all sessions of a user (who may log in again).
     async fn revoke_user(token: Token, user: String) -> Result<(), AuthError>;
+    /// The caller's sessions, or (admin) another user's, by id.
+    async fn sessions(
+        token: Token,
+        user: Option<String>,
+        page: PageRequest,
+    ) -> Result<Page<SessionInfo>, AuthError>;
+    /// Ends one of the caller's sessions, or (admin) anybody's; its tokens are refused from now
+    /// on. Ending an ended one is no error.
+    async fn end_session(token: Token, session: SessionId) -> Result<(), AuthError>;
+    /// Admin: keeps a user from logging in and ends their sessions. All they have stays.
+    async fn disable_user(token: Token, user: String) -> Result<(), AuthError>;
+    /// Admin: lets a disabled user log in again.
+    async fn enable_user(token: Token, user: String) -> Result<(), AuthError>;
+    /// Admin: makes a user an admin, or an admin a user. If that changes anything their sessions
+    /// end: what the new role allows takes a new login.
+    async fn set_role(token: Token, user: String, role: Role) -> Result<(), AuthError>;
+    /// Grants the token's user a stream of one film for so many seconds, which goes on when the
+    /// session has ended. The caller chooses the grant's id at random: asked again with the same
+    /// one, it is the same grant, which keeps its end. It is listed among the user's sessions, and
+    /// ends with whatever ends those.
+    async fn grant(
+        token: Token,
+        id: SessionId,
+        media: MediaId,
+        seconds: u64,
+    ) -> Result<Granted, AuthError>;
+    /// Ends a grant, and thereby its stream: one's own, or as an admin anybody's. Ending an ended
+    /// one is no error.
+    async fn end_grant(token: Token, id: SessionId) -> Result<(), AuthError>;
 }

@@ -1,6 +1,7 @@
 //! Identifiers: newtypes that cannot be mistaken for one another and are valid once made.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+use sha2::{Digest, Sha256};
 use std::{fmt, str::FromStr};
 
 /// Why a text is not an identifier.
@@ -93,10 +94,24 @@ hex_id! {
     Fingerprint, 32, "a cluster's fingerprint is 64 hexadecimal digits"
 }
 
+hex_id! {
+    /// What a stream is called where its secret id must not be seen: made of the id, which cannot
+    /// be had back from it.
+    StreamHandle, 16, "a stream's handle is 32 hexadecimal digits"
+}
+
 impl StreamId {
     /// A new one, from the operating system's random numbers.
     pub fn random() -> Self {
         Self(rand::random())
+    }
+
+    /// What to call it where others can see it.
+    pub fn handle(&self) -> StreamHandle {
+        let mut handle = [0; 16];
+        let digest = Sha256::new_with_prefix(b"iceflix stream handle\0").chain_update(self.0);
+        handle.copy_from_slice(&digest.finalize()[..16]);
+        StreamHandle(handle)
     }
 }
 
@@ -166,6 +181,14 @@ mod tests {
         let packed = bincode::serialize(&id).unwrap();
         assert_eq!(packed.len(), 32);
         assert_eq!(bincode::deserialize::<MediaId>(&packed).unwrap(), id);
+    }
+
+    #[test]
+    fn a_handle_stays_the_same_and_does_not_show_the_id() {
+        let (stream, other) = (StreamId::from_bytes([7; 16]), StreamId::from_bytes([8; 16]));
+        assert_eq!(stream.handle(), stream.handle());
+        assert_ne!(stream.handle(), other.handle());
+        assert_ne!(stream.handle().as_bytes(), stream.as_bytes());
     }
 
     #[test]

@@ -11,7 +11,7 @@ pub mod main;
 mod page;
 pub mod streaming;
 
-pub use ids::{Fingerprint, InstanceId, InvalidId, MediaId, SessionId, StreamId};
+pub use ids::{Fingerprint, InstanceId, InvalidId, MediaId, SessionId, StreamHandle, StreamId};
 pub use page::{Page, PageRequest};
 
 use serde::{Deserialize, Serialize};

@@ -1,7 +1,11 @@
 //! Streaming: a node's films, and the streams it delivers.
 
-use super::{MediaId, StreamId, TokenError, auth::Token};
+use super::{
+    MediaId, Page, PageRequest, SessionId, StreamHandle, StreamId, TokenError,
+    auth::{Grant, Token},
+};
 use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
 
 /// Why a streaming node refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
@@ -24,6 +28,12 @@ pub enum StreamError {
     /// Something broke inside; the node's log has it.
     #[error("the streaming node had an internal error")]
     Internal,
+    /// Only an admin may do that.
+    #[error("only an admin may do that")]
+    NotAdmin,
+    /// The grant is good, for another film.
+    #[error("the grant is for another film")]
+    OtherFilm,
 }
 
 /// An authorised stream.
@@ -61,6 +71,8 @@ pub enum EndReason {
     Shutdown,
     /// The film went away.
     MediaRemoved,
+    /// It played by a grant, and for too long there was no authenticator that could have revoked it.
+    Unsupervised,
 }
 
 /// A stream's present state.
@@ -74,18 +86,44 @@ pub struct StreamStatus {
     pub players: u32,
 }
 
+/// A stream, as its owner and admins see it in a list. What would let one watch it is not there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListedStream {
+    /// What to call it.
+    pub handle: StreamHandle,
+    /// What it plays.
+    pub media: MediaId,
+    /// Whose it is.
+    pub user: String,
+    /// When it was made, in seconds since 1970.
+    pub since: u64,
+    /// When it ends, in seconds since 1970; `None` when it plays for as long as it is renewed.
+    pub until: Option<u64>,
+    /// The address that asked for it.
+    pub from: IpAddr,
+    /// Whether players at any address may fetch it, and not only those at `from`.
+    pub any_host: bool,
+    /// RTSP sessions that are using it now.
+    pub players: u32,
+    /// The grant it plays by, if it does.
+    pub grant: Option<SessionId>,
+}
+
 /// A streaming node: provider of films, and controller of the streams it made.
 #[tarpc::service]
 pub trait Streaming {
     /// Whether this node has the film and can play it.
     async fn is_available(id: MediaId) -> bool;
-    /// Authorises a stream of a film for the token's user. It plays while it is renewed.
-    async fn get_stream(token: Token, id: MediaId) -> Result<Stream, StreamError>;
-    /// Announces all this node's films again.
-    async fn reannounce_media();
+    /// Authorises a stream of a film for the token's user. It plays while it is renewed, for
+    /// players at the address that asks; with `any_host` for players at any.
+    async fn get_stream(token: Token, id: MediaId, any_host: bool) -> Result<Stream, StreamError>;
+    /// Announces all this node's films again, at most once a second. For admins, and for the
+    /// cluster's own Mains and catalogues, who need no token.
+    async fn reannounce_media(token: Option<Token>) -> Result<(), StreamError>;
     /// The stream's session description (SDP), for the address this call came to.
     async fn sdp(token: Token, stream: StreamId) -> Result<String, StreamError>;
-    /// Goes on with the stream as long as this token lives. The same user's, any session's.
+    /// Goes on with the stream as long as this token lives. The same user's, any session's. Who
+    /// may fetch it stays as it was. A granted stream needs no renewal, and takes none.
     async fn refresh_authentication(token: Token, stream: StreamId) -> Result<(), StreamError>;
     /// Ends the stream. Ending an ended one is no error.
     async fn stop(token: Token, stream: StreamId) -> Result<(), StreamError>;
@@ -94,4 +132,15 @@ pub trait Streaming {
     /// Waits for the next thing a controller has to know, at the latest until shortly before the
     /// caller's deadline. The stream's id is the permission: an expired token must be able to wait.
     async fn next_event(stream: StreamId) -> Result<StreamEvent, StreamError>;
+    /// Authorises a stream by a grant, until the grant's end. The same grant is the same stream.
+    async fn get_granted_stream(
+        grant: Grant,
+        id: MediaId,
+        any_host: bool,
+    ) -> Result<Stream, StreamError>;
+    /// The streams of this node, by handle: one's own, for an admin all.
+    async fn streams(token: Token, page: PageRequest) -> Result<Page<ListedStream>, StreamError>;
+    /// Ends a stream of the list. Ending an ended one is no error. The grant it may have played by
+    /// is to be ended at an authenticator, so that no other node takes it up.
+    async fn stop_listed(token: Token, handle: StreamHandle) -> Result<(), StreamError>;
 }

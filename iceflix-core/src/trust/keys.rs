@@ -1,6 +1,5 @@
 //! Ed25519 keys, and PASETO v4.public texts signed with them.
 
-use crate::files::write_private;
 use pasetors::{
     Public,
     keys::{AsymmetricKeyPair, AsymmetricPublicKey, AsymmetricSecretKey, Generate},
@@ -8,7 +7,7 @@ use pasetors::{
     version4::{PublicToken, V4},
 };
 use serde::{Serialize, de::DeserializeOwned};
-use std::{fmt, io, path::Path};
+use std::{fmt, io};
 
 /// The longest signed text that is looked at, in bytes.
 const MAX_SIGNED: usize = 4096;
@@ -84,30 +83,6 @@ impl SigningKey {
         self.secret.as_bytes().to_vec()
     }
 
-    /// The key in a file (hexadecimal, mode 0600), made if there is none.
-    ///
-    /// # Errors
-    /// When the file cannot be read or written, or does not hold a key.
-    pub fn load_or_create(path: &Path) -> Result<Self, KeyError> {
-        let failed = |source| KeyError::File {
-            path: path.display().to_string(),
-            source,
-        };
-        match std::fs::read_to_string(path) {
-            Ok(text) => hex::decode(text.trim())
-                .ok()
-                .and_then(|bytes| Self::from_bytes(&bytes))
-                .ok_or_else(|| KeyError::Malformed(path.display().to_string())),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let key = Self::generate()?;
-                let text = format!("{}\n", hex::encode(key.to_bytes()));
-                write_private(path, text.as_bytes()).map_err(failed)?;
-                Ok(key)
-            }
-            Err(error) => Err(failed(error)),
-        }
-    }
-
     /// The public half.
     pub fn public(&self) -> VerifyingKey {
         self.public
@@ -153,22 +128,13 @@ impl Signed {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
 
     #[test]
-    fn a_key_file_is_private_and_kept() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("key");
-        let made = SigningKey::load_or_create(&path).unwrap();
-        let read = SigningKey::load_or_create(&path).unwrap();
-        assert_eq!(made.public(), read.public());
-        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o600);
-        assert!(!format!("{made:?}").contains(&hex::encode(made.to_bytes())));
-        std::fs::write(&path, "nonsense").unwrap();
-        assert!(matches!(
-            SigningKey::load_or_create(&path),
-            Err(KeyError::Malformed(_))
-        ));
+    fn a_key_does_not_show_itself() {
+        let key = SigningKey::generate().unwrap();
+        assert!(!format!("{key:?}").contains(&hex::encode(key.to_bytes())));
+        let read = SigningKey::from_bytes(&key.to_bytes()).unwrap();
+        assert_eq!(read.public(), key.public());
+        assert!(SigningKey::from_bytes(&key.to_bytes()[1..]).is_none());
     }
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 /// How far the clock of the authenticator may be ahead of ours.
-const LEEWAY: Duration = Duration::from_secs(2);
+pub(super) const LEEWAY: Duration = Duration::from_secs(2);
 
 /// Whom a token stands for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,7 +49,7 @@ pub(super) fn audience(cluster: &str) -> String {
 }
 
 /// A time as PASETO writes it (RFC 3339).
-pub(super) fn write_time(time: Duration) -> String {
+pub(crate) fn write_time(time: Duration) -> String {
     i64::try_from(time.as_secs())
         .ok()
         .and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok())

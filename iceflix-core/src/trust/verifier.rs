@@ -1,12 +1,17 @@
 //! What a service needs to judge a token by itself: keys, and what was revoked.
 
 use super::{
+    grant::{self, Leave},
     keys::VerifyingKey,
     now,
+    presence::Presence,
     token::{self, Identity},
 };
 use crate::{
-    api::{InstanceId, SessionId, TokenError, auth::Token},
+    api::{
+        InstanceId, SessionId, TokenError,
+        auth::{Grant, Token},
+    },
     bus::{Bus, BusError},
     feed::{self, Heard, Hearer},
     topics::{AuthenticationFact, Topics},
@@ -35,6 +40,7 @@ struct Inner {
     cluster: String,
     known: RwLock<Known>,
     changes: watch::Sender<u64>,
+    presence: Presence,
     hearer: Option<Following>,
 }
 
@@ -122,18 +128,29 @@ impl Verifier {
         while let Ok(heard) = heard.try_recv() {
             known.learn(heard);
         }
+        let mut alive = hearer.alive();
         let inner = Arc::new_cyclic(|inner: &std::sync::Weak<Inner>| {
             let weak = inner.clone();
             let task = tokio::spawn(async move {
-                while let Some(heard) = heard.recv().await {
-                    let Some(inner) = weak.upgrade() else { return };
-                    inner.learn(heard);
+                loop {
+                    tokio::select! {
+                        heard = heard.recv() => {
+                            let (Some(heard), Some(inner)) = (heard, weak.upgrade()) else { return };
+                            inner.learn(heard);
+                        }
+                        Ok(()) = alive.changed() => {
+                            let Some(inner) = weak.upgrade() else { return };
+                            let seen = alive.borrow_and_update().clone();
+                            inner.presence.seen(seen, tokio::time::Instant::now());
+                        }
+                    }
                 }
             });
             Inner {
                 cluster: topics.cluster().to_owned(),
                 known: RwLock::new(known),
                 changes,
+                presence: Presence::default(),
                 hearer: Some(Following {
                     hearer,
                     asked: Mutex::new(None),
@@ -151,6 +168,7 @@ impl Verifier {
                 cluster: cluster.to_owned(),
                 known: RwLock::default(),
                 changes: watch::channel(0).0,
+                presence: Presence::default(),
                 hearer: None,
             }),
         }
@@ -159,7 +177,38 @@ impl Verifier {
     /// Takes in what an authenticator said. An authenticator tells its own so at once what the
     /// others hear over the bus.
     pub fn learn(&self, heard: Heard) {
+        self.inner
+            .presence
+            .told(&heard, tokio::time::Instant::now());
         self.inner.learn(heard);
+    }
+
+    /// Whether all that at least one authenticator has to say was heard. Until then every token is
+    /// refused, and a service has no business to be found.
+    pub fn is_ready(&self) -> bool {
+        let known = self.inner.known.read();
+        !known
+            .unwrap_or_else(PoisonError::into_inner)
+            .said
+            .is_empty()
+    }
+
+    /// Waits until [`Verifier::is_ready`].
+    pub async fn ready(&self) {
+        let mut changes = self.changes();
+        // The sender lives in what this borrows.
+        while !self.is_ready() && changes.changed().await.is_ok() {}
+    }
+
+    /// Since when no authenticator is alive, as far as can be seen from here; `None` while there is
+    /// one. Tokens go on being verified all the same, until they expire.
+    pub fn silent_since(&self) -> Option<tokio::time::Instant> {
+        *self.inner.presence.silence().borrow()
+    }
+
+    /// The same, and whenever it changes.
+    pub fn silence(&self) -> watch::Receiver<Option<tokio::time::Instant>> {
+        self.inner.presence.silence()
     }
 
     /// Whose token this is. When its signer is unknown, the authenticators are asked first: it may
@@ -168,23 +217,48 @@ impl Verifier {
     /// # Errors
     /// Says what is wrong with the token.
     pub async fn check(&self, token: &Token) -> Result<Identity, TokenError> {
-        match self.check_now(token) {
-            Err(TokenError::UnknownSigner) => {
-                let mut changes = self.changes();
-                self.inner.ask().await;
-                // What was heard is on its way through the channel.
-                let known = async {
-                    while self.check_now(token) == Err(TokenError::UnknownSigner) {
-                        if changes.changed().await.is_err() {
-                            return;
-                        }
-                    }
-                };
-                let _ = tokio::time::timeout(Duration::from_millis(100), known).await;
-                self.check_now(token)
+        self.judge(|| self.check_now(token)).await
+    }
+
+    /// Whose grant this is, and of what. As for [`Verifier::check`], the authenticators are asked
+    /// when its signer is unknown.
+    ///
+    /// # Errors
+    /// Says what is wrong with the grant.
+    pub async fn check_grant(&self, grant: &Grant) -> Result<Leave, TokenError> {
+        self.judge(|| {
+            let known = self.inner.known.read();
+            let known = known.unwrap_or_else(PoisonError::into_inner);
+            let is_known = |key: &VerifyingKey| known.keys.contains(key);
+            let leave = grant::verify(grant, &self.inner.cluster, is_known, now())?;
+            match known.revoked(&leave.identity) {
+                true => Err(TokenError::Revoked),
+                false => Ok(leave),
             }
-            result => result,
+        })
+        .await
+    }
+
+    /// Judges once more, after having asked, when the signer is unknown.
+    async fn judge<T>(&self, judge: impl Fn() -> Result<T, TokenError>) -> Result<T, TokenError> {
+        let unknown =
+            |result: &Result<T, TokenError>| matches!(result, Err(TokenError::UnknownSigner));
+        let first = judge();
+        if !unknown(&first) {
+            return first;
         }
+        let mut changes = self.changes();
+        self.inner.ask().await;
+        // What was heard is on its way through the channel.
+        let known = async {
+            while unknown(&judge()) {
+                if changes.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        let _ = tokio::time::timeout(Duration::from_millis(100), known).await;
+        judge()
     }
 
     /// Whose token this is, as far as is known now.
@@ -200,6 +274,24 @@ impl Verifier {
             return Err(TokenError::Revoked);
         }
         Ok(identity)
+    }
+
+    /// Whose token this is or was: revoked ones tell, too. For the record of what was asked, never
+    /// for the answer.
+    pub fn whose(&self, token: &Token) -> Option<Identity> {
+        let known = self.inner.known.read();
+        let known = known.unwrap_or_else(PoisonError::into_inner);
+        let is_known = |key: &VerifyingKey| known.keys.contains(key);
+        token::verify(token, &self.inner.cluster, is_known, now()).ok()
+    }
+
+    /// The same of a grant.
+    pub fn whose_grant(&self, grant: &Grant) -> Option<Identity> {
+        let known = self.inner.known.read();
+        let known = known.unwrap_or_else(PoisonError::into_inner);
+        let is_known = |key: &VerifyingKey| known.keys.contains(key);
+        let leave = grant::verify(grant, &self.inner.cluster, is_known, now());
+        leave.ok().map(|leave| leave.identity)
     }
 
     /// Whether what this identity rests on was revoked since.

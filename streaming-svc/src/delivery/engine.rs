@@ -2,7 +2,8 @@
 //! sessions.
 
 use super::{
-    DeliveryConfig, DeliveryError,
+    Access, DeliveryConfig, DeliveryError,
+    access::Doors,
     film::{FilmFactory, FilmSource},
     player::{PlayerClient, PlayerServer, mount_path, session_plays},
 };
@@ -43,6 +44,7 @@ pub(super) struct Engine {
     main_loop: glib::MainLoop,
     thread: Mutex<Option<JoinHandle<()>>>,
     streams: Mutex<HashMap<StreamId, FilmFactory>>,
+    doors: Doors,
 }
 
 impl Engine {
@@ -58,7 +60,9 @@ impl Engine {
 
         let limit = config.max_connections.unwrap_or_else(connections_possible);
         let context = glib::MainContext::new();
-        let server = PlayerServer::new(limit, config.session_timeout, context.clone());
+        let doors = Doors::default();
+        let timeout = config.session_timeout;
+        let server = PlayerServer::new(limit, timeout, context.clone(), doors.clone());
         let mounts = RTSPMountPoints::new();
         let pool = RTSPSessionPool::new();
         pool.set_max_sessions(u32::try_from(limit).unwrap_or(u32::MAX));
@@ -87,6 +91,7 @@ impl Engine {
             main_loop,
             thread: Mutex::new(Some(thread)),
             streams: Mutex::default(),
+            doors,
         })
     }
 
@@ -95,15 +100,16 @@ impl Engine {
         self.local_addr
     }
 
-    /// Whether the stream is mounted.
-    pub(super) fn has(&self, stream: &StreamId) -> bool {
-        lock(&self.streams).contains_key(stream)
+    /// The film that is mounted under the stream's id.
+    pub(super) fn film(&self, stream: &StreamId) -> Option<FilmSource> {
+        lock(&self.streams).get(stream)?.film().cloned()
     }
 
     /// Mounts a film under the stream's id.
-    pub(super) fn mount(&self, stream: StreamId, film: FilmSource) {
+    pub(super) fn mount(&self, stream: StreamId, film: FilmSource, access: Access) {
         let factory = FilmFactory::new(film);
         lock(&self.streams).insert(stream, factory.clone());
+        self.doors.open(stream, access);
         self.mounts.add_factory(&mount_path(&stream), factory);
     }
 
@@ -119,6 +125,7 @@ impl Engine {
         let Some(factory) = lock(&self.streams).remove(&stream) else {
             return;
         };
+        self.doors.close(&stream);
         self.mounts.remove_factory(&mount_path(&stream));
         factory.cut();
         let players = self.server.players();
@@ -248,7 +255,9 @@ fn accepting(socket: &gio::Socket, server: PlayerServer) -> glib::Source {
         Some("rtsp-accept"),
         glib::Priority::DEFAULT,
         move |socket, condition| {
-            if let Err(error) = gst_rtsp_server::RTSPServer::io_func(socket, condition, &server) {
+            if condition.contains(glib::IOCondition::IN)
+                && let Err(error) = server.accept(socket)
+            {
                 tracing::debug!(%error, "a connection was not accepted");
             }
             glib::ControlFlow::Continue

@@ -58,6 +58,11 @@ impl FilmFactory {
         factory
     }
 
+    /// What it was made for.
+    pub(super) fn film(&self) -> Option<&FilmSource> {
+        self.imp().film.get()
+    }
+
     /// Stops the flow of all its pipelines at once, now and for those still being built. They are
     /// taken down afterwards, which takes a little longer.
     pub(super) fn cut(&self) {

@@ -1,10 +1,16 @@
 //! The server's own kinds of RTSP server and client: what is answered to whom, and which stream a
 //! connection has to do with, so that ending the stream ends the connection.
 
+use super::access::Doors;
 use gst::{glib, prelude::*, subclass::prelude::ObjectSubclassIsExt as _};
-use gst_rtsp_server::{RTSPSession, prelude::*};
+use gst_rtsp_server::{
+    RTSPSession, gio,
+    gio::prelude::{InetSocketAddressExt as _, SocketExt as _},
+    prelude::*,
+};
 use iceflix_core::api::StreamId;
 use std::{
+    net::IpAddr,
     sync::{Arc, atomic::AtomicUsize},
     time::Duration,
 };
@@ -23,11 +29,12 @@ glib::wrapper! {
 
 impl PlayerServer {
     /// A server that lets in so many connections, and gives their sessions so much silence.
-    /// `context` is the server's own.
+    /// `context` is the server's own; `doors` say who may fetch what.
     pub(super) fn new(
         max_connections: usize,
         session_timeout: Duration,
         context: glib::MainContext,
+        doors: Doors,
     ) -> Self {
         let server: Self = glib::Object::new();
         let limits = imp::Limits {
@@ -35,10 +42,27 @@ impl PlayerServer {
             max_connections,
             session_timeout_s: u32::try_from(session_timeout.as_secs().max(1)).unwrap_or(u32::MAX),
             context,
+            doors,
         };
         // Cannot be set already: it was made just now.
         let _ = server.imp().limits.set(limits);
         server
+    }
+
+    /// Takes a connection that waits at the listening socket. Called by the server's own thread only.
+    pub(super) fn accept(&self, socket: &gio::Socket) -> Result<(), glib::Error> {
+        let connection = socket.accept(gio::Cancellable::NONE)?;
+        let remote = connection.remote_address()?;
+        let Some(remote) = remote.downcast_ref::<gio::InetSocketAddress>() else {
+            return Ok(());
+        };
+        let address = IpAddr::from(remote.address());
+        *self.imp().arriving() = Some(address);
+        let (host, port) = (address.to_string(), i32::from(remote.port()));
+        // It fails when there are too many; that was logged.
+        let _ = self.transfer_connection(connection, &host, port, None);
+        *self.imp().arriving() = None;
+        Ok(())
     }
 
     /// The connections there are.
@@ -92,7 +116,10 @@ pub(super) fn session_plays(session: &RTSPSession, stream: &StreamId) -> bool {
 }
 
 mod imp {
-    use super::{super::film::FilmMedia, stream_of};
+    use super::{
+        super::{access::Doors, film::FilmMedia},
+        stream_of,
+    };
     use gst::{glib, prelude::*, subclass::prelude::*};
     use gst_rtsp_server::{
         RTSPClient, RTSPContext, RTSPMedia, RTSPSession, RTSPSessionMedia,
@@ -103,6 +130,7 @@ mod imp {
     use iceflix_core::api::StreamId;
     use std::{
         collections::HashSet,
+        net::IpAddr,
         sync::{
             Arc, Mutex, MutexGuard, OnceLock, PoisonError,
             atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -122,11 +150,20 @@ mod imp {
         pub max_connections: usize,
         pub session_timeout_s: u32,
         pub context: glib::MainContext,
+        pub(super) doors: Doors,
     }
 
     #[derive(Default)]
     pub struct PlayerServer {
         pub limits: OnceLock<Limits>,
+        /// The address of the connection for which a client is being made.
+        arriving: Mutex<Option<IpAddr>>,
+    }
+
+    impl PlayerServer {
+        pub(super) fn arriving(&self) -> MutexGuard<'_, Option<IpAddr>> {
+            self.arriving.lock().unwrap_or_else(PoisonError::into_inner)
+        }
     }
 
     #[glib::object_subclass]
@@ -147,6 +184,10 @@ mod imp {
             let _ = client.imp().seat.set(seat);
             let _ = client.imp().session_timeout_s.set(limits.session_timeout_s);
             let _ = client.imp().watcher.set(limits.context.clone());
+            let _ = client.imp().doors.set(limits.doors.clone());
+            if let Some(address) = *self.arriving() {
+                let _ = client.imp().address.set(address);
+            }
             let server = self.obj();
             client.set_session_pool(server.session_pool().as_ref());
             client.set_mount_points(server.mount_points().as_ref());
@@ -184,6 +225,9 @@ mod imp {
     #[derive(Default)]
     pub struct PlayerClient {
         pub(super) context: OnceLock<glib::MainContext>,
+        /// Where its player is.
+        address: OnceLock<IpAddr>,
+        doors: OnceLock<Doors>,
         asked: Mutex<HashSet<StreamId>>,
         seat: OnceLock<Seat>,
         session_timeout_s: OnceLock<u32>,
@@ -210,15 +254,24 @@ mod imp {
                 .uri()
                 .zip(mounts)
                 .and_then(|(uri, mounts)| mounts.make_path(uri).ok());
-            self.begin(path.as_deref());
-            RTSPStatusCode::Ok
+            self.begin();
+            match path.as_deref().and_then(stream_of) {
+                // As it is answered where nothing is mounted.
+                Some(stream) if !self.is_let_in(stream) => RTSPStatusCode::NotFound,
+                _ => RTSPStatusCode::Ok,
+            }
         }
 
         /// Called first in SETUP, PLAY, PAUSE and TEARDOWN, before a media is made.
         fn make_path_from_uri(&self, url: &RTSPUrl) -> Option<glib::GString> {
-            let path = self.parent_make_path_from_uri(url);
-            self.begin(path.as_deref());
-            path
+            self.begin();
+            let path = self.parent_make_path_from_uri(url)?;
+            match stream_of(&path).is_some_and(|stream| self.is_let_in(stream)) {
+                true => Some(path),
+                // Not refused here, but led to where nothing is ever mounted: so every request gets
+                // the very answer that one for an unknown stream gets.
+                false => Some(format!("/-{path}").into()),
+            }
         }
 
         /// Players show the session's name as the title.
@@ -330,22 +383,30 @@ mod imp {
             self.watching.lock().unwrap_or_else(PoisonError::into_inner)
         }
 
-        /// Notes what is being asked for, and in whose thread. This comes before the mount point
-        /// is looked up, and ending a stream unmounts it before it looks here: one of the two sees
-        /// the other.
-        fn begin(&self, path: Option<&str>) {
+        /// A request begins to be handled, in this thread.
+        fn begin(&self) {
             self.unwatch();
             self.has_media.store(false, Ordering::Relaxed);
             if let Some(context) = glib::main_current_source().and_then(|source| source.context()) {
                 self.context.get_or_init(|| context);
             }
-            if let Some(stream) = path.and_then(stream_of) {
-                let mut asked = self.asked();
-                if asked.len() >= REMEMBERED_STREAMS {
-                    asked.clear();
-                }
-                asked.insert(stream);
+        }
+
+        /// Whether its player may fetch the stream, which is then noted as asked for. This comes
+        /// before the mount point is looked up, and ending a stream closes its door and unmounts it
+        /// before it looks here: one of the two sees the other.
+        fn is_let_in(&self, stream: StreamId) -> bool {
+            let address = self.address.get().copied();
+            let doors = self.doors.get();
+            if !doors.is_some_and(|doors| doors.is_open(&stream, address)) {
+                return false;
             }
+            let mut asked = self.asked();
+            if asked.len() >= REMEMBERED_STREAMS {
+                asked.clear();
+            }
+            asked.insert(stream);
+            true
         }
     }
 }

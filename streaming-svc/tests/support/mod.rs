@@ -14,7 +14,7 @@ use std::{
     net::{IpAddr, Ipv4Addr},
     time::{Duration, Instant},
 };
-use streaming_svc::delivery::{Delivery, DeliveryConfig, FilmSource};
+use streaming_svc::delivery::{Access, Delivery, DeliveryConfig, FilmSource};
 
 /// Where the tests' servers listen.
 pub const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -27,9 +27,14 @@ pub fn start() -> Delivery {
 /// Mounts a film on a new stream and gives the stream's id and URL.
 pub fn mount(delivery: &Delivery, film: FilmSource) -> (StreamId, String) {
     let stream = StreamId::random();
-    delivery.add_stream(stream, film).unwrap();
+    add(delivery, stream, film);
     let url = delivery.url(&stream, LOCALHOST);
     (stream, url)
+}
+
+/// Mounts a film on a stream, for players anywhere.
+pub fn add(delivery: &Delivery, stream: StreamId, film: FilmSource) {
+    delivery.add_stream(stream, film, Access::Anyone).unwrap();
 }
 
 /// Waits until the condition holds; fails the test if it does not within 20 seconds.

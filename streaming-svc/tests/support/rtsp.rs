@@ -1,19 +1,23 @@
 //! A small RTSP client that shows what goes over the wire.
 
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, socket};
 use std::{
     collections::HashMap,
     io::{self, BufRead, BufReader, Read, Write},
-    net::TcpStream,
+    net::{IpAddr, SocketAddr, TcpStream},
+    os::fd::AsRawFd,
     time::{Duration, Instant},
 };
 
 /// A server's answer.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Response {
     /// Its status code.
     pub status: u16,
     /// Its headers, by lower-case name.
     pub headers: HashMap<String, String>,
+    /// Its body.
+    pub body: Vec<u8>,
 }
 
 /// A connection to an RTSP server.
@@ -36,8 +40,23 @@ pub struct Player {
 impl Player {
     /// Connects to the URL's server.
     pub fn connect(url: &str) -> Self {
-        let authority = url.strip_prefix("rtsp://").unwrap().split('/').next();
-        let stream = TcpStream::connect(authority.unwrap()).expect("the server listens");
+        Self::over(
+            TcpStream::connect(server_of(url)).expect("the server listens"),
+            url,
+        )
+    }
+
+    /// The same, from one of this machine's addresses (IPv4).
+    pub fn connect_from(url: &str, from: IpAddr) -> Self {
+        let (family, kind) = (AddressFamily::Inet, SockType::Stream);
+        let socket = socket(family, kind, SockFlag::SOCK_CLOEXEC, None).unwrap();
+        let (from, to) = (SocketAddr::new(from, 0), server_of(url));
+        bind(socket.as_raw_fd(), &SockaddrStorage::from(from)).unwrap();
+        connect(socket.as_raw_fd(), &SockaddrStorage::from(to)).unwrap();
+        Self::over(TcpStream::from(socket), url)
+    }
+
+    fn over(stream: TcpStream, url: &str) -> Self {
         stream.set_nodelay(true).unwrap();
         stream
             .set_read_timeout(Some(Duration::from_secs(30)))
@@ -171,6 +190,11 @@ impl Player {
         while self.read().is_ok() {}
     }
 
+    /// Whether an answer comes, and not the connection's end.
+    pub fn try_answer(&mut self) -> bool {
+        matches!(self.read(), Ok(Some(_)))
+    }
+
     /// Reads one thing: an answer, or (`None`) an interleaved packet.
     fn read(&mut self) -> io::Result<Option<Response>> {
         let mut first = [0];
@@ -208,8 +232,15 @@ impl Player {
         Ok(Some(Response {
             status: status.expect("a status line"),
             headers,
+            body,
         }))
     }
+}
+
+/// The address in a URL.
+pub fn server_of(url: &str) -> SocketAddr {
+    let authority = url.strip_prefix("rtsp://").unwrap().split('/').next();
+    authority.unwrap().parse().unwrap()
 }
 
 /// Whether a compound RTCP packet has a BYE (type 203) in it.

@@ -75,6 +75,14 @@ impl<'a> Viewer<'a> {
         self.watch_at(provider.endpoint, token, id).await
     }
 
+    /// The same, for players at any address.
+    pub async fn watch_anywhere(&self, id: MediaId) -> Result<Watched, StreamError> {
+        let details = self.tile(id).await.unwrap();
+        let provider = details.providers.first().expect("a live node");
+        let token = self.token().await;
+        self.stream_at(provider.endpoint, token, id, true).await
+    }
+
     /// Authorises a stream at a node, with this token.
     pub async fn watch_at(
         &self,
@@ -82,9 +90,19 @@ impl<'a> Viewer<'a> {
         token: Token,
         id: MediaId,
     ) -> Result<Watched, StreamError> {
+        self.stream_at(node, token, id, false).await
+    }
+
+    async fn stream_at(
+        &self,
+        node: SocketAddr,
+        token: Token,
+        id: MediaId,
+        any_host: bool,
+    ) -> Result<Watched, StreamError> {
         let ask = |node: StreamingClient, context| {
             let token = token.clone();
-            async move { node.get_stream(context, token, id).await }
+            async move { node.get_stream(context, token, id, any_host).await }
         };
         let stream = self.cluster.at(node, ask).await?;
         Ok(Watched { node, stream })

@@ -2,8 +2,8 @@
 
 use iceflix_core::{
     api::{
-        PageRequest,
-        auth::{AuthError, AuthenticatorClient, Role, Token},
+        PageRequest, SessionId,
+        auth::{AuthError, AuthenticatorClient, Role, SessionInfo, Token, UserInfo},
     },
     service::Server,
     trust::password::prehash,
@@ -53,6 +53,9 @@ impl<'a> Desk<'a> {
     desk! {
         remove_user(user: &str) -> ();
         revoke_user(user: &str) -> ();
+        disable_user(user: &str) -> ();
+        enable_user(user: &str) -> ();
+        end_session(session: SessionId) -> ();
         whois() -> String;
         is_admin() -> bool;
     }
@@ -81,12 +84,36 @@ impl<'a> Desk<'a> {
         self.cluster.at(self.address, ask).await
     }
 
+    pub async fn set_role(&self, user: &str, role: Role) -> Result<(), AuthError> {
+        let ask = |auth: AuthenticatorClient, context| {
+            let (token, user) = (self.token.clone(), user.to_owned());
+            async move { auth.set_role(context, token, user, role).await }
+        };
+        self.cluster.at(self.address, ask).await
+    }
+
     pub async fn users(&self) -> Result<Vec<String>, AuthError> {
+        let users = self.list().await?;
+        Ok(users.into_iter().map(|user| user.name).collect())
+    }
+
+    pub async fn list(&self) -> Result<Vec<UserInfo>, AuthError> {
         let ask = |auth: AuthenticatorClient, context| {
             let token = self.token.clone();
             async move { auth.list_users(context, token, PageRequest::first()).await }
         };
-        let page = self.cluster.at(self.address, ask).await?;
-        Ok(page.items.into_iter().map(|user| user.name).collect())
+        Ok(self.cluster.at(self.address, ask).await?.items)
+    }
+
+    /// A user's sessions, or one's own.
+    pub async fn sessions(&self, user: Option<&str>) -> Result<Vec<SessionInfo>, AuthError> {
+        let ask = |auth: AuthenticatorClient, context| {
+            let (token, user) = (self.token.clone(), user.map(str::to_owned));
+            async move {
+                auth.sessions(context, token, user, PageRequest::first())
+                    .await
+            }
+        };
+        Ok(self.cluster.at(self.address, ask).await?.items)
     }
 }

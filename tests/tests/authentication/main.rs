@@ -5,7 +5,10 @@
 
 mod again;
 mod agreement;
+mod attempts;
 mod desk;
+mod sessions;
+mod users;
 
 use desk::Desk;
 use iceflix_core::{
@@ -280,7 +283,7 @@ async fn tokens_and_passwords_are_never_stored() {
             cluster.nodes[0].address(),
             |node: StreamingClient, context| {
                 let token = token.clone();
-                async move { node.get_stream(context, token, id).await }
+                async move { node.get_stream(context, token, id, false).await }
             },
         )
         .await

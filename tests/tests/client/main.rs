@@ -8,11 +8,12 @@ mod setting;
 
 use iceflix_core::{
     api::{Kind, SessionId, auth::Role},
-    trust::{self, keys::SigningKey, password::prehash, token},
+    trust::{self, password::prehash, token},
 };
 use iceflix_tests::{
     cluster::{ADMIN_PASSWORD, PATIENCE, film, until_listed, wait_at_most, wait_for},
     person::{Home, Staying, contains, holding},
+    tokens::signing_key,
     wire::{Ear, tokens_in},
 };
 use nix::sys::signal::Signal;
@@ -90,8 +91,7 @@ async fn it_renews_by_itself() {
     assert_ne!(after["token"], before["token"]);
     assert_eq!(after["id"], before["id"]);
     // It is over, and this machine's clock does not know.
-    let key = setting.cluster.dir.path().join("auth-1/signing.key");
-    let key = SigningKey::load_or_create(&key).unwrap();
+    let key = signing_key(&setting.cluster);
     let id: SessionId = after["id"].as_str().unwrap().parse().unwrap();
     let long_ago = trust::now() - std::time::Duration::from_secs(3600);
     let name = setting.cluster.name();

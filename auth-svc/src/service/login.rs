@@ -1,0 +1,225 @@
+//! What takes a password: logging in, and changing it.
+
+use super::{AuthService, Failed};
+use crate::{
+    accounts::{Session, User},
+    attempts::Lane,
+    guard::Attempt,
+};
+use iceflix_core::{
+    api::{
+        SessionId,
+        auth::{AuthError, Login, PreHash, Role, Token},
+    },
+    trust::{self, SESSION_LIFETIME, password::user_name},
+};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// "Wrong" is said when a whole number of these has passed, so that the time does not tell an
+/// unknown user from a wrong password. Far more than looking at a password takes when the machine
+/// is not overloaded.
+const STEP: Duration = Duration::from_millis(200);
+
+/// Answers as usual; but that name or password is wrong, in [`STEP`]s.
+pub(super) async fn in_steps<T>(
+    answer: impl Future<Output = Result<T, Failed>>,
+) -> Result<T, Failed> {
+    let asked = Instant::now();
+    let answer = answer.await;
+    if let Err(Failed(AuthError::WrongCredentials)) = answer {
+        let steps = asked.elapsed().div_duration_f64(STEP).ceil().max(1.0);
+        tokio::time::sleep_until(asked + STEP.mul_f64(steps)).await;
+    }
+    answer
+}
+
+/// A user as they were when the password was looked at.
+struct Seen {
+    user: User,
+    /// What is revoked while the password is being looked at is revoked for this, too.
+    epoch: u64,
+}
+
+impl AuthService {
+    fn seen(&self, name: &str) -> Option<Seen> {
+        // In this order: a revocation between the two counts.
+        let epoch = self.accounts.epoch(name);
+        let user = self.accounts.user_here(name)?;
+        Some(Seen { user, epoch })
+    }
+
+    async fn is_right(
+        &self,
+        lane: Lane,
+        name: &str,
+        seen: Option<&Seen>,
+        password: PreHash,
+    ) -> Result<(bool, Attempt), Failed> {
+        let turn = match (seen, lane) {
+            // Where a flood comes from, no core is spent on names that do not exist. What is
+            // said to them is said in steps of time all the same.
+            (None, Lane::Crowded) => None,
+            _ => Some(self.accounts.turn(lane).await?),
+        };
+        let attempt = self.guard.begin(name, self.client)?;
+        let right = match turn {
+            Some(turn) => {
+                let user = seen.map(|seen| &seen.user);
+                self.accounts.verify_in(turn, user, password).await?
+            }
+            None => false,
+        };
+        Ok((right, attempt))
+    }
+
+    /// Finds the user with this password. For a user that does not exist it does what it does for
+    /// a wrong password.
+    async fn identify(
+        &self,
+        name: &str,
+        password: PreHash,
+    ) -> Result<(Option<Seen>, Attempt), Failed> {
+        let lane = self.guard.lane(name, self.client)?;
+        let seen = self.seen(name);
+        let (right, attempt) = self.is_right(lane, name, seen.as_ref(), password).await?;
+        if right {
+            return Ok((seen, attempt));
+        }
+        // Another authenticator may have added the user, or changed the password, just now.
+        self.accounts.catch_up(name).await;
+        let now = self.seen(name);
+        let old = seen.map(|seen| seen.user.password);
+        match now.filter(|now| old.is_none_or(|old| old != now.user.password)) {
+            Some(now) if self.accounts.verify(&now.user, password).await? => {
+                Ok((Some(now), attempt))
+            }
+            _ => Ok((None, attempt)),
+        }
+    }
+
+    pub(super) async fn try_login(
+        &self,
+        user: &str,
+        password: PreHash,
+        id: SessionId,
+        key: [u8; 32],
+    ) -> Result<Login, Failed> {
+        // What cannot be a name is looked for like any that is nobody's.
+        let name = user_name(user).unwrap_or_default();
+        let (seen, attempt) = self.identify(&name, password).await?;
+        let seen = seen.ok_or(AuthError::WrongCredentials)?;
+        attempt.succeeded();
+        let _deciding = self.accounts.decide().await;
+        // A new password and a removal begin a new epoch. Without one it is another authenticator's
+        // first admin that replaced ours, and the password may be right all the same.
+        let user = match self.accounts.user_here(&name) {
+            Some(now) if now == seen.user => now,
+            Some(now) if self.accounts.verify(&now, password).await? => now,
+            _ => return Err(AuthError::WrongCredentials.into()),
+        };
+        if self.accounts.is_disabled(&name) {
+            return Err(AuthError::Disabled.into());
+        }
+        if self.accounts.epoch(&name) != seen.epoch {
+            return Err(AuthError::WrongCredentials.into());
+        }
+        if self.accounts.was_ended(id) {
+            return Err(AuthError::SessionEnded.into());
+        }
+        // The client chose the id at random, so there is nobody to ask about it.
+        let session = match self.accounts.session_here(id) {
+            // The same login again: its first answer was lost.
+            Some(session)
+                if session.user == name && session.key == key && session.media.is_none() =>
+            {
+                session
+            }
+            Some(_) => return Err(AuthError::WrongCredentials.into()),
+            None => {
+                let epoch = self.accounts.mended_epoch(&name).await?;
+                if epoch != seen.epoch {
+                    self.say_epoch(name.clone());
+                }
+                let now = trust::now();
+                let session = Session {
+                    epoch,
+                    user: name.clone(),
+                    key,
+                    until: (now + SESSION_LIFETIME).as_secs(),
+                    opened: now.as_secs(),
+                    from: Some(self.client.to_canonical()),
+                    media: None,
+                };
+                self.accounts.put_session(id, &session).await?;
+                session
+            }
+        };
+        tracing::info!(user = name, session = %id, "logged in");
+        Ok(Login {
+            cluster: self.cluster.clone(),
+            session: id,
+            token: self.token(id, &session, user.role)?,
+            user: name,
+            role: user.role,
+        })
+    }
+
+    pub(super) async fn try_change_password(
+        &self,
+        token: &Token,
+        user: &str,
+        old: Option<PreHash>,
+        new: PreHash,
+    ) -> Result<(), Failed> {
+        let caller = self.verifier.check(token).await?;
+        let own = user_name(user).is_some_and(|name| name == caller.user);
+        if !own && caller.role != Role::Admin {
+            return Err(AuthError::NotAdmin.into());
+        }
+        let (name, user) = self.existing(user).await?;
+        if own {
+            let old = old.ok_or(AuthError::WrongCredentials)?;
+            let lane = self.guard.lane(&name, self.client)?;
+            let turn = self.accounts.turn(lane).await?;
+            // Guessed with a stolen token, a password is an attempt like any other.
+            let attempt = self.guard.begin(&name, self.client)?;
+            if !self.accounts.verify_in(turn, Some(&user), old).await? {
+                // The same request again, after its first answer was lost?
+                return match self.accounts.verify(&user, new).await? {
+                    true => {
+                        attempt.succeeded();
+                        Ok(())
+                    }
+                    false => Err(AuthError::WrongCredentials.into()),
+                };
+            }
+            attempt.succeeded();
+        }
+        let password = self.accounts.hash(new).await?;
+        let _deciding = self.accounts.decide().await;
+        // Hashing took a while: what was removed or changed meanwhile stays so.
+        let user = match self.accounts.user_here(&name) {
+            None => return Err(AuthError::UnknownUser.into()),
+            // Perhaps by this very request, asked of another authenticator, too.
+            Some(now) if own && now.password != user.password => {
+                return match self.accounts.verify(&now, new).await? {
+                    true => Ok(()),
+                    false => Err(AuthError::WrongCredentials.into()),
+                };
+            }
+            Some(now) => now,
+        };
+        self.verifier.check(token).await?;
+        let keep = match own {
+            true => self.accounts.session_here(caller.session),
+            false => None,
+        };
+        let user = User { password, ..user };
+        self.accounts
+            .put_password(&name, &user, keep.map(|session| (caller.session, session)))
+            .await?;
+        self.say_epoch(name);
+        Ok(())
+    }
+}

@@ -1,0 +1,254 @@
+//! Streams that only players at one address may fetch: for all others there is no such stream.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that unwraps says where it failed"
+)]
+
+mod support;
+
+use iceflix_core::api::StreamId;
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    time::Duration,
+};
+use streaming_svc::delivery::{Access, Delivery, DeliveryConfig, DeliveryError};
+use support::{
+    LOCALHOST,
+    clips::{Clip, folder},
+    mount,
+    rtsp::{Player, Response},
+    start, wait_for,
+};
+use tempfile::TempDir;
+
+const OTHER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
+const INSIDE: &str = "Transport: RTP/AVP/TCP;unicast;interleaved=0-1";
+const OVER_UDP: &str = "Transport: RTP/AVP;unicast;client_port=40000-40001";
+
+/// Mounts a film for one address.
+fn mount_for(
+    delivery: &Delivery,
+    owner: IpAddr,
+    seconds: u32,
+    folder: &TempDir,
+) -> (StreamId, String) {
+    let stream = StreamId::random();
+    let film = Clip::mp4(seconds).make(folder);
+    delivery
+        .add_stream(stream, film, Access::Only(owner))
+        .unwrap();
+    (stream, delivery.url(&stream, LOCALHOST))
+}
+
+/// What can be asked for in one request, a session's id among it or not.
+fn requests() -> Vec<(&'static str, &'static str, Vec<&'static str>)> {
+    let session = "Session: 0123456789abcdef";
+    let mut all = vec![
+        ("DESCRIBE", "", vec![]),
+        ("DESCRIBE", "", vec!["Accept: application/sdp"]),
+        ("DESCRIBE", "", vec!["Accept: text/nonsense"]),
+        ("DESCRIBE", "/stream=0", vec![]),
+        ("SETUP", "", vec![]),
+        ("SETUP", "/stream=0", vec![]),
+        ("SETUP", "/stream=0", vec![INSIDE]),
+        ("SETUP", "/stream=0", vec![OVER_UDP]),
+        ("SETUP", "", vec![INSIDE]),
+        ("SETUP", "/stream=9", vec![INSIDE]),
+        ("SETUP", "/stream=0", vec!["Transport: nonsense"]),
+        ("SETUP", "/stream=0", vec![INSIDE, session]),
+        ("OPTIONS", "", vec![]),
+        ("ANNOUNCE", "", vec!["Content-Type: application/sdp"]),
+        ("RECORD", "", vec![]),
+    ];
+    for method in [
+        "PLAY",
+        "PAUSE",
+        "TEARDOWN",
+        "GET_PARAMETER",
+        "SET_PARAMETER",
+    ] {
+        all.push((method, "", vec![]));
+        all.push((method, "", vec![session]));
+        all.push((method, "/stream=0", vec!["Range: npt=0-"]));
+    }
+    all
+}
+
+/// The answer to a request on a connection of its own, without what differs every time.
+fn answer(url: &str, from: IpAddr, request: &(&str, &str, Vec<&str>)) -> Response {
+    let (method, part, headers) = request;
+    let mut player = Player::connect_from(url, from);
+    let mut answer = player.request_to(method, &format!("{url}{part}"), headers);
+    answer.headers.remove("date");
+    answer
+}
+
+#[test]
+fn for_another_address_a_stream_is_as_unknown_as_one_that_never_was() {
+    let (folder, delivery) = (folder(), start());
+    let (_, url) = mount_for(&delivery, LOCALHOST, 3, &folder);
+    let unknown = delivery.url(&StreamId::random(), LOCALHOST);
+    for request in requests() {
+        let refused = answer(&url, OTHER, &request);
+        assert_eq!(refused, answer(&unknown, OTHER, &request), "{request:?}");
+        let (method, _, headers) = &request;
+        let fetches = *method == "DESCRIBE" || headers[..] == [INSIDE] || headers[..] == [OVER_UDP];
+        assert!(
+            !fetches || refused.status == 404,
+            "{request:?}: {refused:?}"
+        );
+    }
+    // Its owner gets it, over TCP and over UDP.
+    let mut player = Player::connect_from(&url, LOCALHOST);
+    player.set_up();
+    assert_eq!(player.request("PLAY", &[]).status, 200);
+    player.read_packets(20);
+    let socket = UdpSocket::bind((LOCALHOST, 0)).unwrap();
+    let timeout = Some(Duration::from_secs(20));
+    socket.set_read_timeout(timeout).unwrap();
+    let mut player = Player::connect(&url);
+    player.set_up_udp(socket.local_addr().unwrap().port());
+    assert_eq!(player.request("PLAY", &[]).status, 200);
+    socket.recv(&mut [0; 2048]).unwrap();
+}
+
+#[test]
+fn who_learned_of_a_running_session_at_another_address_cannot_touch_it() {
+    let (folder, delivery) = (folder(), start());
+    let (stream, url) = mount_for(&delivery, LOCALHOST, 20, &folder);
+    let mut player = Player::connect(&url);
+    player.set_up();
+    assert_eq!(player.request("PLAY", &[]).status, 200);
+    let session = format!("Session: {}", player.session.as_ref().unwrap());
+    for method in ["PAUSE", "PLAY", "TEARDOWN"] {
+        let mut thief = Player::connect_from(&url, OTHER);
+        assert_eq!(thief.request(method, &[&session]).status, 404, "{method}");
+    }
+    for part in ["", "/stream=1"] {
+        let mut thief = Player::connect_from(&url, OTHER);
+        let answer = thief.request_to("SETUP", &format!("{url}{part}"), &[INSIDE, &session]);
+        assert_eq!(answer.status, 404);
+    }
+    player.read_packets(50);
+    assert_eq!(delivery.players(&stream), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_of_a_stream_does_not_show_at_another_address() {
+    let (folder, delivery) = (folder(), start());
+    let (stream, url) = mount_for(&delivery, LOCALHOST, 3, &folder);
+    let mut stranger = Player::connect_from(&url, OTHER);
+    assert_eq!(stranger.request("DESCRIBE", &[]).status, 404);
+    delivery.remove_stream(&stream).await;
+    // A connection that has to do with a stream is closed with it. This one has not.
+    assert_eq!(stranger.request("DESCRIBE", &[]).status, 404);
+    delivery.shutdown().await;
+}
+
+#[test]
+fn a_stream_for_anyone_is_for_anyone() {
+    let (folder, delivery) = (folder(), start());
+    let (_, url) = mount(&delivery, Clip::mp4(3).make(&folder));
+    for from in [LOCALHOST, OTHER] {
+        let mut player = Player::connect_from(&url, from);
+        player.set_up();
+        assert_eq!(player.request("PLAY", &[]).status, 200);
+        player.read_packets(5);
+    }
+}
+
+#[test]
+fn an_ipv4_player_is_known_by_a_socket_that_takes_both() {
+    let listen = SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0));
+    let config = DeliveryConfig {
+        listen,
+        ..DeliveryConfig::default()
+    };
+    let (folder, delivery) = (folder(), Delivery::start(config).unwrap());
+    let mapped = IpAddr::V6(Ipv4Addr::LOCALHOST.to_ipv6_mapped());
+    for owner in [LOCALHOST, mapped] {
+        let (_, url) = mount_for(&delivery, owner, 3, &folder);
+        let mut player = Player::connect_from(&url, LOCALHOST);
+        player.set_up();
+        assert_eq!(player.request("PLAY", &[]).status, 200);
+        player.read_packets(5);
+        let mut stranger = Player::connect_from(&url, OTHER);
+        assert_eq!(stranger.request("DESCRIBE", &[]).status, 404);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bound_stream_is_described_to_whoever_the_node_describes_it_to() {
+    let (folder, delivery) = (folder(), start());
+    // The node's own address is not the owner's.
+    let (stream, url) = mount_for(&delivery, OTHER, 3, &folder);
+    let sdp = delivery.sdp(&stream, LOCALHOST, OTHER).await.unwrap();
+    assert!(
+        sdp.contains("m=video") && sdp.contains("127.0.0.2"),
+        "{sdp}"
+    );
+    assert!(!sdp.contains(&stream.to_string()), "{sdp}");
+    // That opened no door to anybody else, and left nothing behind.
+    let mut other = Player::connect_from(&url, LOCALHOST);
+    assert_eq!(other.request("DESCRIBE", &[]).status, 404);
+    assert_eq!(delivery.players(&stream), 0);
+    delivery.remove_stream(&stream).await;
+    let gone = delivery.sdp(&stream, LOCALHOST, OTHER).await;
+    assert!(
+        matches!(gone, Err(DeliveryError::UnknownStream)),
+        "{gone:?}"
+    );
+    delivery.shutdown().await;
+}
+
+#[test]
+fn paths_that_mean_the_same_are_bound_as_well() {
+    let (folder, delivery) = (folder(), start());
+    let (stream, url) = mount_for(&delivery, LOCALHOST, 3, &folder);
+    let base = url.rsplit_once('/').unwrap().0;
+    let upper = stream.to_string().to_uppercase();
+    for path in [
+        format!("{stream}/"),
+        format!("{stream}?query"),
+        format!("/{stream}"),
+        format!("./{stream}"),
+        format!("-/{stream}"),
+        format!("x/../{stream}"),
+        format!("{stream}/../{stream}"),
+        format!(
+            "%{:02x}{}",
+            stream.to_string().as_bytes()[0],
+            &stream.to_string()[1..]
+        ),
+        upper,
+    ] {
+        for (method, header) in [("DESCRIBE", "Accept: application/sdp"), ("SETUP", INSIDE)] {
+            let url = format!("{base}/{path}");
+            let mut stranger = Player::connect_from(&url, OTHER);
+            let status = stranger.request(method, &[header]).status;
+            assert!(status >= 400, "{method} {url}: {status}");
+        }
+    }
+}
+
+#[test]
+fn many_connections_are_still_taken_at_a_time_and_no_more() {
+    let config = DeliveryConfig {
+        max_connections: Some(8),
+        ..DeliveryConfig::default()
+    };
+    let (folder, delivery) = (folder(), Delivery::start(config).unwrap());
+    let (_, url) = mount_for(&delivery, LOCALHOST, 3, &folder);
+    let mut players: Vec<Player> = (0..8).map(|_| Player::connect(&url)).collect();
+    for player in &mut players {
+        assert_eq!(player.request("OPTIONS", &[]).status, 200);
+    }
+    Player::connect(&url).read_to_end();
+    drop(players.pop());
+    wait_for("a place is free", || {
+        let mut player = Player::connect(&url);
+        player.send("OPTIONS", &[]);
+        player.try_answer()
+    });
+}
