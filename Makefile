@@ -6,24 +6,27 @@
 #   STATE=DIR        where everything about the cluster is kept
 #   DETACH=1         return when the cluster is healthy, and leave it running
 #   HOST=ADDRESS     where to listen: the address by which others reach this machine
+#   JOIN=LINE        let this machine into the cluster that the line of `iceflix cluster invite` is of
 #   CLUSTER=NAME     the cluster's name; random if not given, then kept
 INSTANCES ?= 2
 STATE ?= .iceflix
 # Other programs have variables called so too: these count only when make is given them.
-HOST = 127.0.0.1
+HOST =
 CLUSTER =
+JOIN =
 
 # The programs are where the documents say, whatever is set for other projects.
 unexport CARGO_TARGET_DIR CARGO_BUILD_TARGET_DIR CARGO_BUILD_TARGET
 
 # To the scripts as they are: $(value) keeps a dollar sign in a directory's name.
-unexport INSTANCES MEDIA STATE DETACH HOST CLUSTER
+unexport INSTANCES MEDIA STATE DETACH HOST CLUSTER JOIN
 run-cluster stop-cluster: export ICEFLIX_MAKE_INSTANCES := $(value INSTANCES)
 run-cluster stop-cluster: export ICEFLIX_MAKE_MEDIA := $(value MEDIA)
 run-cluster stop-cluster: export ICEFLIX_MAKE_STATE := $(value STATE)
 run-cluster stop-cluster: export ICEFLIX_MAKE_DETACH := $(value DETACH)
 run-cluster stop-cluster: export ICEFLIX_MAKE_HOST := $(value HOST)
 run-cluster stop-cluster: export ICEFLIX_MAKE_CLUSTER := $(value CLUSTER)
+run-cluster stop-cluster: export ICEFLIX_MAKE_JOIN := $(value JOIN)
 
 # Where rustup puts cargo, in case the shell has not heard of it yet.
 export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
@@ -34,6 +37,7 @@ CARGO_ARGS = --release --locked --workspace
 
 help:
 	@echo 'make run-cluster [MEDIA=DIR[:DIR...]] [INSTANCES=2] [STATE=.iceflix] [DETACH=1]'
+	@echo '                    [HOST=ADDRESS] [JOIN=LINE]'
 	@echo '                    install what is missing, build, start a cluster, wait until it is healthy'
 	@echo 'make stop-cluster   stop it (with the same STATE)'
 	@echo 'make build          the programs, in target/release'

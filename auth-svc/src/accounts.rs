@@ -7,6 +7,7 @@
 //! | `disabled/{name}` | that the user is disabled: a row of its own, so that it wins over any other change of the user |
 //! | `session/{id}` | user, public key, epoch, beginning, end, from where it was opened |
 //! | `granted/{id}` | that a session is a grant, and its end: stays when the session was ended |
+//! | `expelled/{instance}` | that an instance was expelled, and when: for ever |
 //! | `ended/{id}` | that a session was ended: a row of its own, so that it wins whatever comes |
 
 mod sessions;
@@ -18,7 +19,7 @@ use crate::{
 };
 use iceflix_core::{
     api::{
-        MediaId, Page, PageRequest, SessionId,
+        InstanceId, MediaId, Page, PageRequest, SessionId,
         auth::{PreHash, Role, UserInfo},
     },
     replica::{Replica, RowChange, StoreError},
@@ -36,9 +37,7 @@ const REMEMBERED: Duration = Duration::from_secs(SESSION_LIFETIME.as_secs() + 24
 /// The name of the first user.
 pub const FIRST_ADMIN: &str = "admin";
 
-/// Something broke: the log has it, the caller hears [`AuthError::Internal`].
-///
-/// [`AuthError::Internal`]: iceflix_core::api::auth::AuthError::Internal
+/// Why something could not be done; the log has what broke.
 #[derive(Debug, thiserror::Error)]
 pub enum AccountsError {
     /// The rows could not be written.
@@ -186,8 +185,7 @@ impl Accounts {
         self.hashing.turn(lane).await
     }
 
-    /// The same as [`Accounts::verify`], in one's turn. For a user that does not exist it takes as
-    /// long.
+    /// The same as [`Accounts::verify`], in one's turn, and as long where there is no user.
     pub async fn verify_in(
         &self,
         turn: Turn,
@@ -205,8 +203,7 @@ impl Accounts {
         .await
     }
 
-    /// Takes in what the other authenticators know of a user by now. What changed there a moment
-    /// ago may not have arrived.
+    /// Takes in what the other authenticators know of a user by now: it may be on its way here.
     pub async fn catch_up(&self, name: &str) {
         let keys = vec![
             user_key(name),
@@ -255,9 +252,6 @@ impl Accounts {
     }
 
     /// The epoch in which a session can be opened. One that cannot be read is mended by a new one.
-    ///
-    /// # Errors
-    /// When that cannot be written.
     pub async fn mended_epoch(&self, name: &str) -> Result<u64, AccountsError> {
         if self.epoch(name) == UNREADABLE {
             tracing::warn!(
@@ -305,6 +299,24 @@ impl Accounts {
         let rows = self.replica.scan("ended/").into_iter();
         rows.filter_map(|(key, _)| key.strip_prefix("ended/")?.parse().ok())
             .collect()
+    }
+
+    /// The instances that were expelled.
+    pub fn expelled(&self) -> Vec<InstanceId> {
+        let rows = self.replica.scan("expelled/").into_iter();
+        rows.filter_map(|(key, _)| key.strip_prefix("expelled/")?.parse().ok())
+            .collect()
+    }
+
+    /// Whether an instance was expelled.
+    pub fn is_expelled(&self, instance: &InstanceId) -> bool {
+        self.replica.get(&format!("expelled/{instance}")).is_some()
+    }
+
+    /// Expels an instance, for ever.
+    pub async fn expel(&self, instance: &InstanceId) -> Result<(), AccountsError> {
+        let row = write(format!("expelled/{instance}"), &trust::now().as_secs());
+        Ok(self.replica.put(vec![row]).await?)
     }
 
     /// The users, by name.

@@ -29,10 +29,10 @@ const FORGOTTEN: Duration = Duration::from_secs(3600);
 /// For how long it counts that a user logged in from an address.
 const PROVEN: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// What one address may fail over all users: 30 times at once, and one more every 2 s.
+/// What one address may fail over all users: 10 times at once, and one more every 2 s.
 const PLACE: Budget = Budget {
     each: Duration::from_secs(2),
-    burst: 30,
+    burst: 10,
 };
 
 /// What one user may fail over all addresses: 30 times at once, and one more every 20 s.

@@ -4,6 +4,7 @@
 
 mod accounts;
 mod attempts;
+mod enrol;
 mod grants;
 mod guard;
 mod hashing;
@@ -16,6 +17,7 @@ mod testing;
 
 use accounts::Accounts;
 use anyhow::Context;
+use enrol::Enrolment;
 use iceflix_core::{
     api::{Kind, auth::Authenticator},
     config::{Common, Key, ServiceConfig, Shape, key},
@@ -25,6 +27,7 @@ use iceflix_core::{
     span::Span,
     trust::{
         self,
+        authority::CERTIFICATE_LIFETIME,
         keyring::{Keyring, Schedule},
     },
 };
@@ -59,11 +62,18 @@ pub struct Config {
     /// For how long a key signs tokens before the next one does.
     #[serde(default)]
     pub token_key_lifetime: KeyLifetime,
+    /// How long a service's certificate is good: an hour to 30 days. It is renewed at half of it.
+    #[serde(default = "certificate_lifetime")]
+    pub certificate_lifetime: Span,
 }
 
 /// An evening and a night: who wants the film tomorrow asks again tomorrow.
 fn grant_max() -> Span {
     Span::from_secs(12 * 3600)
+}
+
+fn certificate_lifetime() -> Span {
+    Span::from_secs(CERTIFICATE_LIFETIME.as_secs())
 }
 
 impl Default for Config {
@@ -73,6 +83,7 @@ impl Default for Config {
             admin_password_file: None,
             grant_max: grant_max(),
             token_key_lifetime: KeyLifetime::default(),
+            certificate_lifetime: certificate_lifetime(),
         }
     }
 }
@@ -95,6 +106,11 @@ impl ServiceConfig for Config {
             Shape::Text,
             "For how long a key signs tokens before the next one does: 1h to 30d",
         ),
+        key(
+            "certificate_lifetime",
+            Shape::Text,
+            "How long services' certificates are good, renewed at half of it: 1h to 30d",
+        ),
     ];
 
     fn common(&self) -> &Common {
@@ -102,7 +118,14 @@ impl ServiceConfig for Config {
     }
 
     fn check(&self) -> Result<(), String> {
-        grants::check_longest(self.grant_max)
+        grants::check_longest(self.grant_max)?;
+        match self.certificate_lifetime.as_secs() {
+            3600..=2_592_000 => Ok(()),
+            _ => Err(format!(
+                "`certificate_lifetime` is 1h to 30d, not {}",
+                self.certificate_lifetime
+            )),
+        }
     }
 }
 
@@ -138,7 +161,17 @@ impl AuthServer {
     /// # Errors
     /// When an address is taken, or the state directory cannot be used.
     pub async fn bind_with(config: Config, schedule: Schedule) -> anyhow::Result<Self> {
-        let node = Node::join(Kind::Auth, &config.common).await?;
+        let mut node = Node::join(Kind::Auth, &config.common).await?;
+        let lifetime = config.certificate_lifetime.as_duration();
+        node.set_certificate_lifetime(lifetime);
+        let authority = node.authority().context("an authenticator's authority")?;
+        let enrolment = Enrolment::open(
+            authority,
+            lifetime,
+            node.membership.clone(),
+            config.common.bus_listen.clone(),
+            &node.state_dir,
+        )?;
         let key_file = node.state_dir.join("signing.key");
         let keys = tokio::task::spawn_blocking(move || Keyring::open(&key_file, schedule))
             .await
@@ -187,6 +220,7 @@ impl AuthServer {
         };
         let rotating = tokio::spawn(rotation::rotate(keys.clone(), Arc::clone(&status)));
         let service = AuthService::new(&node, keys, accounts, Arc::clone(&status))
+            .with_enrolment(enrolment)
             .with_longest_grant(config.grant_max);
         let running = node
             .serve(move |peer, link| serve::channel(link).execute(service.facing(peer).serve()))

@@ -3,10 +3,10 @@
 use crate::accounts::Accounts;
 use iceflix_core::{
     api::{
-        MediaId, SessionId,
-        auth::{AuthError, Granted, Login, SessionProof, Token},
+        InstanceId, MediaId, SessionId,
+        auth::{AuthError, SessionProof, Token},
     },
-    audit::{Audit, Event, token_reason},
+    audit::{Audit, Event, Pending, token_reason},
     trust::{Verifier, password::user_name, session},
 };
 use std::net::IpAddr;
@@ -36,13 +36,26 @@ fn reason(error: &AuthError) -> &'static str {
         AuthError::GrantTooLong(_) => "grant_too_long",
         AuthError::TooManyGrants => "too_many_grants",
         AuthError::UnknownGrant => "unknown_grant",
+        AuthError::NotInvited => "not_invited",
+        AuthError::NotForRole(_) => "not_for_role",
+        AuthError::BadRequest(_) => "bad_request",
+        AuthError::NotAuthenticator => "not_authenticator",
+        AuthError::Expelled => "expelled",
     }
 }
 
-fn event<T>(action: &'static str, result: &Result<T, AuthError>) -> Event {
-    match result {
-        Ok(_) => Event::done(action),
-        Err(error) => Event::refused(action, reason(error)),
+/// Why it was refused, if it was.
+fn refused<T>(result: &Result<T, AuthError>) -> Option<&'static str> {
+    result.as_ref().err().map(reason)
+}
+
+/// A request that is to be written down when it ends.
+pub struct Asked(Pending);
+
+impl Asked {
+    /// It ended so.
+    pub fn ends<T>(self, result: &Result<T, AuthError>) {
+        self.0.ends(refused(result));
     }
 }
 
@@ -61,77 +74,109 @@ impl Record {
         Self { from, ..self }
     }
 
-    fn write(&self, event: Event) {
-        self.audit.record(&event.from(self.from));
+    fn begin(
+        &self,
+        action: &'static str,
+        about: impl FnOnce(Event) -> Event + Send + 'static,
+    ) -> Asked {
+        let from = self.from;
+        Asked(
+            self.audit
+                .begin(action, move |event| about(event.from(from))),
+        )
     }
 
-    /// A login. Of one that was refused the name is written if there is such a user: who is nobody
-    /// may have typed a password in its place.
-    pub fn login(&self, accounts: &Accounts, name: &str, result: &Result<Login, AuthError>) {
-        let event = event("login", result);
-        self.write(match result {
-            Ok(login) => event.user(&login.user).session(login.session),
-            Err(_) => match user_name(name).filter(|name| accounts.user_here(name).is_some()) {
-                Some(name) => event.user(&name),
+    /// A login. The name is written if there is such a user: who is nobody may have typed a
+    /// password in its place.
+    pub fn login(&self, accounts: &Accounts, name: &str, session: SessionId) -> Asked {
+        let (accounts, name) = (accounts.clone(), user_name(name));
+        self.begin("login", move |event| {
+            match name.filter(|name| accounts.user_here(name).is_some()) {
+                Some(name) => event.user(&name).session(session),
                 None => event,
-            },
-        });
+            }
+        })
+    }
+
+    /// The end of a session.
+    pub fn logout(&self, accounts: &Accounts, proof: &SessionProof) -> Asked {
+        let session = session::claimed_session(proof);
+        // Its row is gone afterwards. Before that, whoever asked may only claim to be this user.
+        let of = session.and_then(|id| accounts.session_here(id));
+        self.begin("logout", move |event| {
+            let event = of_session(event, session);
+            match of {
+                Some(of) if event.is_done() => event.user(&of.user),
+                _ => event,
+            }
+        })
+    }
+
+    /// What a token's user asks for, about a user.
+    pub fn asked(&self, action: &'static str, token: &Token, about: &str) -> Asked {
+        let (verifier, token) = (self.verifier.clone(), token.clone());
+        let about = about.to_owned();
+        self.begin(action, move |event| {
+            event.by(verifier.whose(&token).as_ref()).on_user(&about)
+        })
     }
 
     /// A renewal that was refused. Those that were not are too many.
     pub fn refresh(&self, proof: &SessionProof, result: &Result<Token, AuthError>) {
-        if result.is_err() {
+        if let Some(reason) = refused(result) {
+            let event = Event::refused("refresh", reason).from(self.from);
             let session = session::claimed_session(proof);
-            self.write(of_session(event("refresh", result), session));
+            self.audit.record(&of_session(event, session));
         }
     }
 
-    /// The end of a session, which was this user's.
-    pub fn logout(&self, proof: &SessionProof, user: Option<&str>, result: &Result<(), AuthError>) {
-        let event = of_session(event("logout", result), session::claimed_session(proof));
-        self.write(match user {
-            // Whoever only claims to be somebody is nobody.
-            Some(user) if result.is_ok() => event.user(user),
-            _ => event,
-        });
-    }
-
-    /// What a token's user asked for, about a user.
-    pub fn asked<T>(
-        &self,
-        action: &'static str,
-        token: &Token,
-        about: &str,
-        result: &Result<T, AuthError>,
-    ) {
-        let who = self.verifier.whose(token);
-        self.write(event(action, result).by(who.as_ref()).on_user(about));
+    /// What a token's user asks for, about a session (or a grant, which is one).
+    pub fn asked_of_session(&self, action: &'static str, token: &Token, about: SessionId) -> Asked {
+        let (verifier, token) = (self.verifier.clone(), token.clone());
+        self.begin(action, move |event| {
+            event.by(verifier.whose(&token).as_ref()).on_session(about)
+        })
     }
 
     /// A grant of a film.
-    pub fn grant(&self, token: &Token, media: MediaId, result: &Result<Granted, AuthError>) {
-        let who = self.verifier.whose(token);
-        self.write(event("grant", result).by(who.as_ref()).on_film(media));
+    pub fn grant(&self, token: &Token, media: MediaId) -> Asked {
+        let (verifier, token) = (self.verifier.clone(), token.clone());
+        self.begin("grant", move |event| {
+            event.by(verifier.whose(&token).as_ref()).on_film(media)
+        })
     }
 
-    /// The end of a grant.
-    pub fn end_grant(&self, token: &Token, id: SessionId, result: &Result<(), AuthError>) {
-        let who = self.verifier.whose(token);
-        self.write(event("end_grant", result).by(who.as_ref()).on_session(id));
+    /// What became of a machine, or of one that wants to be of the cluster.
+    pub fn machine<T>(
+        &self,
+        action: &'static str,
+        instance: Option<&InstanceId>,
+        result: &Result<T, AuthError>,
+    ) {
+        let event = match refused(result) {
+            None => Event::done(action),
+            Some(reason) => Event::refused(action, reason),
+        };
+        let event = event.from(self.from);
+        self.audit.record(&match instance {
+            Some(instance) => event.on_instance(instance),
+            None => event,
+        });
     }
 
-    /// What a token's user asked for and did not get.
+    /// A question that was refused. Answers change nothing.
     pub fn denied<T>(&self, action: &'static str, token: &Token, result: &Result<T, AuthError>) {
-        if result.is_err() {
+        if let Some(reason) = refused(result) {
             let who = self.verifier.whose(token);
-            self.write(event(action, result).by(who.as_ref()));
+            let event = Event::refused(action, reason).by(who.as_ref());
+            self.audit.record(&event.from(self.from));
         }
     }
 }
 
 fn of_session(event: Event, session: Option<SessionId>) -> Event {
     match session {
-        Some(session) => event.on_session(session),
+        Some(session) => event.session(session),
         None => event,
     }
 }

@@ -1,21 +1,23 @@
 //! The contract's methods.
 
+mod joining;
 mod login;
 mod sessions;
 mod standing;
 
 use crate::{
     accounts::{Accounts, AccountsError, Session, User},
+    enrol::Enrolment,
     guard::{self, Guard},
     record::Record,
     status::Status,
 };
 use iceflix_core::{
     api::{
-        MediaId, Page, PageRequest, SessionId,
+        InstanceId, Kind, MediaId, Page, PageRequest, SessionId,
         auth::{
-            AuthError, Authenticator, Granted, Login, PreHash, Role, SessionInfo, SessionProof,
-            Token, UserInfo,
+            AuthError, Authenticator, CertificateRequest, Granted, Login, PreHash, Role,
+            SessionInfo, SessionProof, Token, UserInfo, Welcome,
         },
     },
     rpc::Peer,
@@ -23,7 +25,8 @@ use iceflix_core::{
     span::Span,
     topics::AuthenticationFact,
     trust::{
-        self, Identity, Purpose, Verifier, keyring::Keyring, password::user_name, session, token,
+        self, Identity, Purpose, Verifier, invitation::InvitationSecret, keyring::Keyring,
+        password::user_name, session, token,
     },
 };
 use std::{net::IpAddr, sync::Arc, time::Duration};
@@ -43,6 +46,12 @@ pub struct AuthService {
     /// The caller's own address.
     pub(super) client: IpAddr,
     pub(super) record: Record,
+    /// Lets machines in.
+    enrolment: Option<Enrolment>,
+    /// This authenticator.
+    itself: InstanceId,
+    /// The caller's role, if it is a service.
+    role: Option<Kind>,
 }
 
 /// When to try again if too much is to be hashed: it is what waits for a second at most.
@@ -83,6 +92,9 @@ impl AuthService {
             guard: Guard::default(),
             client: node.address().ip(),
             longest_grant: Span::from_secs(0),
+            enrolment: None,
+            itself: node.instance.clone(),
+            role: None,
             record: Record::new(
                 node.audit.clone(),
                 node.verifier.clone(),
@@ -99,10 +111,19 @@ impl AuthService {
         }
     }
 
+    /// The same, which lets machines in.
+    pub fn with_enrolment(self, enrolment: Enrolment) -> Self {
+        Self {
+            enrolment: Some(enrolment),
+            ..self
+        }
+    }
+
     /// The same, for a connection from there.
     pub fn facing(&self, peer: Peer) -> Self {
         Self {
             client: peer.address.ip(),
+            role: peer.role,
             record: self.record.clone().from(peer.address.ip()),
             ..self.clone()
         }
@@ -237,9 +258,10 @@ impl Authenticator for AuthService {
         session: SessionId,
         session_key: [u8; 32],
     ) -> Result<Login, AuthError> {
+        let asked = self.record.login(&self.accounts, &user, session);
         let login = self.try_login(&user, password, session, session_key);
         let result = answer(login::in_steps(login).await);
-        self.record.login(&self.accounts, &user, &result);
+        asked.ends(&result);
         result
     }
 
@@ -254,11 +276,9 @@ impl Authenticator for AuthService {
     }
 
     async fn logout(self, _: Context, proof: SessionProof) -> Result<(), AuthError> {
-        let session =
-            session::claimed_session(&proof).and_then(|id| self.accounts.session_here(id));
+        let asked = self.record.logout(&self.accounts, &proof);
         let result = answer(self.try_logout(&proof).await);
-        let user = session.as_ref().map(|session| session.user.as_str());
-        self.record.logout(&proof, user, &result);
+        asked.ends(&result);
         result
     }
 
@@ -282,9 +302,10 @@ impl Authenticator for AuthService {
         old: Option<PreHash>,
         new: PreHash,
     ) -> Result<(), AuthError> {
+        let asked = self.record.asked("change_password", &token, &user);
         let change = self.try_change_password(&token, &user, old, new);
         let result = answer(login::in_steps(change).await);
-        self.record.asked("change_password", &token, &user, &result);
+        asked.ends(&result);
         result
     }
 
@@ -296,14 +317,16 @@ impl Authenticator for AuthService {
         password: PreHash,
         role: Role,
     ) -> Result<(), AuthError> {
+        let asked = self.record.asked("add_user", &token, &user);
         let result = answer(self.try_add_user(&token, &user, password, role).await);
-        self.record.asked("add_user", &token, &user, &result);
+        asked.ends(&result);
         result
     }
 
     async fn remove_user(self, _: Context, token: Token, user: String) -> Result<(), AuthError> {
+        let asked = self.record.asked("remove_user", &token, &user);
         let result = answer(self.try_remove_user(&token, &user).await);
-        self.record.asked("remove_user", &token, &user, &result);
+        asked.ends(&result);
         result
     }
 
@@ -319,8 +342,9 @@ impl Authenticator for AuthService {
     }
 
     async fn revoke_user(self, _: Context, token: Token, user: String) -> Result<(), AuthError> {
+        let asked = self.record.asked("revoke_user", &token, &user);
         let result = answer(self.try_revoke_user(&token, &user).await);
-        self.record.asked("revoke_user", &token, &user, &result);
+        asked.ends(&result);
         result
     }
 
@@ -340,21 +364,23 @@ impl Authenticator for AuthService {
         token: Token,
         session: SessionId,
     ) -> Result<(), AuthError> {
+        let asked = self.record.asked_of_session("end_session", &token, session);
         let result = answer(self.try_end_session(&token, session).await);
-        self.record
-            .asked("end_session", &token, &session.to_string(), &result);
+        asked.ends(&result);
         result
     }
 
     async fn disable_user(self, _: Context, token: Token, user: String) -> Result<(), AuthError> {
+        let asked = self.record.asked("disable_user", &token, &user);
         let result = answer(self.try_disable_user(&token, &user).await);
-        self.record.asked("disable_user", &token, &user, &result);
+        asked.ends(&result);
         result
     }
 
     async fn enable_user(self, _: Context, token: Token, user: String) -> Result<(), AuthError> {
+        let asked = self.record.asked("enable_user", &token, &user);
         let result = answer(self.try_enable_user(&token, &user).await);
-        self.record.asked("enable_user", &token, &user, &result);
+        asked.ends(&result);
         result
     }
 
@@ -365,8 +391,9 @@ impl Authenticator for AuthService {
         user: String,
         role: Role,
     ) -> Result<(), AuthError> {
+        let asked = self.record.asked("set_role", &token, &user);
         let result = answer(self.try_set_role(&token, &user, role).await);
-        self.record.asked("set_role", &token, &user, &result);
+        asked.ends(&result);
         result
     }
 
@@ -378,14 +405,64 @@ impl Authenticator for AuthService {
         media: MediaId,
         seconds: u64,
     ) -> Result<Granted, AuthError> {
+        let asked = self.record.grant(&token, media);
         let result = answer(self.try_grant(&token, id, media, seconds).await);
-        self.record.grant(&token, media, &result);
+        asked.ends(&result);
         result
     }
 
     async fn end_grant(self, _: Context, token: Token, id: SessionId) -> Result<(), AuthError> {
+        let asked = self.record.asked_of_session("end_grant", &token, id);
         let result = answer(self.try_end_grant(&token, id).await);
-        self.record.end_grant(&token, id, &result);
+        asked.ends(&result);
+        result
+    }
+
+    async fn invite(
+        self,
+        _: Context,
+        secret: InvitationSecret,
+        roles: Vec<Kind>,
+        seconds: u64,
+    ) -> Result<(), AuthError> {
+        let result = self.try_invite(&secret, roles, seconds).await;
+        self.record.machine("invite", None, &result);
+        result
+    }
+
+    async fn join(
+        self,
+        _: Context,
+        secret: InvitationSecret,
+        requests: Vec<CertificateRequest>,
+    ) -> Result<Welcome, AuthError> {
+        let result = self.try_join(&secret, &requests).await;
+        match &result {
+            // A stranger's names are nobody's.
+            Err(_) => self.record.machine("join", None, &result),
+            Ok(_) => requests.iter().for_each(|request| {
+                self.record
+                    .machine("join", Some(&request.instance), &result);
+            }),
+        }
+        result
+    }
+
+    async fn renew_certificate(
+        self,
+        _: Context,
+        request: Vec<u8>,
+        earlier: String,
+    ) -> Result<String, AuthError> {
+        let result = self.try_renew(&request, &earlier);
+        let instance = result.as_ref().ok().map(|(instance, _)| instance);
+        self.record.machine("renew_certificate", instance, &result);
+        result.map(|(_, pem)| pem)
+    }
+
+    async fn expel(self, _: Context, instance: InstanceId) -> Result<(), AuthError> {
+        let result = answer(self.try_expel(&instance).await);
+        self.record.machine("expel", Some(&instance), &result);
         result
     }
 }

@@ -29,6 +29,10 @@ fn change(fact: &AuthenticationFact) -> Change {
     (fact.name(), serde_json::to_value(fact).ok())
 }
 
+fn expelled(instance: InstanceId) -> AuthenticationFact {
+    AuthenticationFact::Expelled { instance }
+}
+
 impl Status {
     /// Says what is to be said now.
     pub async fn start(
@@ -41,6 +45,7 @@ impl Status {
         let facts = epochs
             .map(|(user, epoch)| AuthenticationFact::UserEpoch { user, epoch })
             .chain(ended.map(|session| AuthenticationFact::SessionEnded { session }))
+            .chain(accounts.expelled().into_iter().map(expelled))
             .chain(keys.iter().map(AuthenticationFact::key));
         let said: Vec<Change> = facts.map(|fact| change(&fact)).collect();
         let entries: Entries = said
@@ -69,6 +74,9 @@ impl Status {
             if let Some(session) = key.strip_prefix("ended/") {
                 let session = session.parse().ok()?;
                 return Some(AuthenticationFact::SessionEnded { session });
+            }
+            if let Some(instance) = key.strip_prefix("expelled/") {
+                return instance.parse().ok().map(expelled);
             }
             let user = key.strip_prefix("epoch/")?.to_owned();
             let epoch = value.as_u64()?;

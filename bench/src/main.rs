@@ -7,6 +7,7 @@ mod calls;
 mod film;
 mod first_packet;
 mod hashing;
+mod logins;
 mod report;
 mod revocation;
 mod rtsp;
@@ -49,6 +50,8 @@ enum Part {
     Calls,
     /// Hashing, beside sha256sum
     Hashing,
+    /// Logins a second, and right ones under a flood of wrong ones
+    Logins,
     /// Memory, threads and processor time of viewers
     Viewers,
     /// How soon a revoked token is refused everywhere, and what judging one costs
@@ -128,7 +131,7 @@ async fn run(options: &Options) -> anyhow::Result<()> {
         let figures = timed("hashing", hashing::run(options, &dir)).await?;
         report.figures.extend(figures);
     }
-    if [Part::FirstPacket, Part::Calls, Part::Viewers]
+    if [Part::FirstPacket, Part::Calls, Part::Logins, Part::Viewers]
         .into_iter()
         .any(wanted)
     {
@@ -146,11 +149,15 @@ async fn run(options: &Options) -> anyhow::Result<()> {
             let figures = timed("calls", calls::run(options, &world)).await?;
             report.figures.extend(figures);
         }
+        if wanted(Part::Logins) {
+            let figures = timed("logins", logins::run(options, &world)).await?;
+            report.figures.extend(figures);
+        }
         world.stop().await;
     }
     if wanted(Part::Revocation) {
         let media = film::make(&dir).await?;
-        let figures = timed("revocation", revocation::run(options, &media)).await?;
+        let figures = Box::pin(timed("revocation", revocation::run(options, &media))).await?;
         report.figures.extend(figures);
     }
     report.load_after = load();

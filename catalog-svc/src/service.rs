@@ -7,7 +7,7 @@ use iceflix_core::{
         auth::{Role, Token},
         catalog::{Catalog, CatalogError, Query, Tile, TileDetails},
     },
-    audit::{Audit, Event, token_reason},
+    audit::{Audit, token_reason},
     replica::{RowChange, StoreError},
     rpc::Peer,
     trust::{Identity, Verifier},
@@ -216,14 +216,18 @@ impl Catalog for CatalogService {
         id: MediaId,
         name: String,
     ) -> Result<(), CatalogError> {
+        let (verifier, by, to, from) = (
+            self.verifier.clone(),
+            token.clone(),
+            name.clone(),
+            self.from,
+        );
+        let asked = self.audit.begin("rename", move |event| {
+            let who = verifier.whose(&by);
+            event.by(who.as_ref()).on_film(id).name(&to).from(from)
+        });
         let result = self.try_rename(&token, id, &name).await;
-        let event = match &result {
-            Ok(()) => Event::done("rename"),
-            Err(error) => Event::refused("rename", reason(error)),
-        };
-        let who = self.verifier.whose(&token);
-        let event = event.by(who.as_ref()).on_film(id).name(&name);
-        self.audit.record(&event.from(self.from));
+        asked.ends(result.as_ref().err().map(reason));
         result
     }
 }

@@ -1,17 +1,15 @@
 //! The command line: every command, defined once for the shell and for the prompt.
 
 mod sessions;
+mod streams;
 
 pub use sessions::{RoleName, Session, TypedSession};
+pub use streams::{StreamCommand, Url};
 
 use crate::address::parse_main;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use iceflix_core::api::Fingerprint;
-use iceflix_core::span::Span;
 use std::path::PathBuf;
-
-/// How many hexadecimal digits a stream's handle has.
-const HANDLE_DIGITS: usize = 32;
 
 const AFTER_HELP: &str = "\
 Without a command, iceflix opens a prompt that has the same commands and a few more.
@@ -61,7 +59,7 @@ pub enum Top {
     Client(Command),
     /// Run a whole cluster on this machine
     #[command(subcommand)]
-    Cluster(crate::cluster::ClusterCommand),
+    Cluster(Box<crate::cluster::ClusterCommand>),
 }
 
 /// The commands that the shell and the prompt share.
@@ -135,54 +133,6 @@ pub struct Film {
     /// The film's id, or any part of its beginning that no other id shares
     #[arg(required = true)]
     pub id: Option<String>,
-}
-
-/// Which stream to make.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
-pub struct Url {
-    #[command(flatten)]
-    #[allow(missing_docs)]
-    pub film: Film,
-    /// Players on other machines may use it too, not only those on this one
-    #[arg(long)]
-    pub any_host: bool,
-    /// Grant it for so long (30m, 4h; the cluster sets a limit) and return at once: for a
-    /// television or a phone. It goes on after a logout, and any machine may use it, as with
-    /// --any-host
-    #[arg(long = "for", value_name = "TIME", value_parser = parse_span)]
-    pub lasting: Option<Span>,
-}
-
-/// What is done about streams.
-#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
-pub enum StreamCommand {
-    /// List the streams there are
-    List,
-    /// Stop a stream, and end the grant it may play by
-    Stop {
-        /// The stream's handle as `stream list` shows it, or its beginning
-        #[arg(value_parser = parse_handle)]
-        handle: String,
-    },
-}
-
-fn parse_span(text: &str) -> Result<Span, String> {
-    match text.parse::<Span>() {
-        Ok(span) if span.as_secs() > 0 => Ok(span),
-        Ok(_) => Err("it would be over at once; give at least 1s".into()),
-        Err(error) => Err(error.to_string()),
-    }
-}
-
-/// Handles are shown in lower case.
-fn parse_handle(text: &str) -> Result<String, String> {
-    let digits = (1..=HANDLE_DIGITS).contains(&text.len());
-    match digits && text.bytes().all(|digit| digit.is_ascii_hexdigit()) {
-        true => Ok(text.to_ascii_lowercase()),
-        false => Err(format!(
-            "a handle is up to {HANDLE_DIGITS} hexadecimal digits, as `stream list` shows them"
-        )),
-    }
 }
 
 /// What to search for.

@@ -7,6 +7,8 @@ mod backoff;
 mod certify;
 mod detach;
 mod health;
+mod invite;
+mod join;
 mod keep;
 mod media;
 mod plan;
@@ -21,6 +23,7 @@ mod tell;
 #[cfg(test)]
 mod tests;
 
+use iceflix_core::trust::Invitation;
 use settings::{Settings, state_of};
 use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 use supervise::{Voice, stop_signals};
@@ -29,6 +32,14 @@ use tell::Manner;
 /// What can be done with a cluster on this machine.
 #[derive(clap::Subcommand, Debug)]
 pub enum ClusterCommand {
+    /// Make a new cluster's identity and its first certificates, and start nothing
+    Init(RunArgs),
+    /// Print a line that lets another machine, or a client, into the cluster
+    Invite(invite::InviteArgs),
+    /// Take up such a line
+    Join(JoinArgs),
+    /// Keep an instance out from now on
+    Expel(invite::ExpelArgs),
     /// Start a cluster and keep it running until Ctrl-C (or in the background)
     Run(RunArgs),
     /// Stop the cluster of a state directory
@@ -51,8 +62,17 @@ pub struct RunArgs {
     #[arg(long, value_name = "DIR[:DIR…]")]
     media: Vec<OsString>,
     /// The address to listen on, by which others reach this machine
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
-    host: String,
+    /// [default: 127.0.0.1, or what the cluster that was joined reaches this machine by]
+    #[arg(long, value_name = "ADDRESS", verbatim_doc_comment)]
+    host: Option<String>,
+    /// An invitation to another machine's cluster
+    #[arg(
+        long,
+        value_name = "LINE",
+        env = "ICEFLIX_JOIN",
+        hide_env_values = true
+    )]
+    join: Option<Invitation>,
     /// The cluster's name (a-z, 0-9, '-'); random unless given, then kept
     #[arg(long, value_name = "NAME")]
     cluster: Option<String>,
@@ -62,6 +82,16 @@ pub struct RunArgs {
     /// Where the services' programs are, if not beside this one
     #[arg(long, value_name = "DIR", hide = true)]
     bin_dir: Option<PathBuf>,
+}
+
+/// Of what the part of the cluster on this machine is made.
+#[derive(clap::Args, Debug)]
+pub struct JoinArgs {
+    /// The invitation, as `iceflix cluster invite` printed it
+    #[arg(value_name = "LINE")]
+    line: Invitation,
+    #[command(flatten)]
+    run: RunArgs,
 }
 
 /// Which cluster to stop.
@@ -103,6 +133,10 @@ pub async fn run(command: ClusterCommand) -> ExitCode {
         _ => Voice::Terminal,
     };
     let result = match command {
+        ClusterCommand::Init(args) => init(args).await,
+        ClusterCommand::Invite(args) => invite::invite(args).await,
+        ClusterCommand::Join(args) => joined(args).await,
+        ClusterCommand::Expel(args) => invite::expel(args).await,
         ClusterCommand::Run(args) if args.detach => detached(args).await,
         ClusterCommand::Run(args) => supervised(args, voice).await,
         ClusterCommand::Supervise(args) => {
@@ -125,13 +159,60 @@ pub async fn run(command: ClusterCommand) -> ExitCode {
     }
 }
 
+async fn init(args: RunArgs) -> Result<(), Failure> {
+    let settings = Settings::from_args(&args)?;
+    let made = tokio::task::spawn_blocking(move || {
+        settings.state.create()?;
+        let Some(_lock) = settings.state.lock()? else {
+            let dir = settings.state.dir().display();
+            return Err(Failure::Usage(format!("the cluster of {dir} is running")));
+        };
+        let (record, services) = settings.prepare()?;
+        let names: Vec<&str> = services.iter().map(|s| s.name.as_str()).collect();
+        tell::say(&format!(
+            "The cluster {} has its identity in {}, and certificates for {}.",
+            record.cluster,
+            settings.state.authority().display(),
+            names.join(", ")
+        ));
+        Ok(())
+    });
+    made.await.map_err(anyhow::Error::from)?
+}
+
+async fn joined(args: JoinArgs) -> Result<(), Failure> {
+    if let Invitation::Client {
+        cluster,
+        mains,
+        fingerprint,
+    } = &args.line
+    {
+        return join::client(cluster, mains, *fingerprint);
+    }
+    let run = RunArgs {
+        join: Some(args.line),
+        ..args.run
+    };
+    take_up(&run).await
+}
+
+/// Takes up the invitation, if there is one.
+async fn take_up(args: &RunArgs) -> Result<(), Failure> {
+    match &args.join {
+        Some(invitation) => join::join(&Settings::from_args(args)?, invitation).await,
+        None => Ok(()),
+    }
+}
+
 async fn detached(args: RunArgs) -> Result<(), Failure> {
+    take_up(&args).await?;
     let settings = Settings::from_args(&args)?;
     detach::start(&args, &settings).await
 }
 
 async fn supervised(args: RunArgs, voice: Voice) -> Result<(), Failure> {
     let detached = matches!(voice, Voice::Parent);
+    take_up(&args).await?;
     let settings = Settings::from_args(&args)?;
     let manner = Manner::here(detached);
     let stops = stop_signals(detached).map_err(anyhow::Error::from)?;

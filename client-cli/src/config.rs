@@ -48,6 +48,15 @@ impl Environment {
             .map(|dir| dir.join("iceflix"))
     }
 
+    /// The file of this person's own that says where the cluster is.
+    pub fn client_config(&self) -> Result<PathBuf, Error> {
+        self.xdg("XDG_CONFIG_HOME", ".config")
+            .map(|dir| dir.join("client.toml"))
+            .ok_or_else(|| {
+                Error::Usage("neither $XDG_CONFIG_HOME nor $HOME is set; set one of them".into())
+            })
+    }
+
     /// Where sessions and the prompt's history are kept.
     pub fn state_dir(&self) -> Result<PathBuf, Error> {
         self.xdg("XDG_STATE_HOME", ".local/state").ok_or_else(|| {

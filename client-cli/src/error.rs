@@ -149,13 +149,18 @@ impl From<AuthError> for Error {
             AuthError::WrongCredentials
             | AuthError::NotAdmin
             | AuthError::TooManyAttempts { .. }
-            | AuthError::Disabled => Error::NotAuthorised(error.to_string()),
+            | AuthError::Disabled
+            | AuthError::NotInvited
+            | AuthError::NotForRole(_)
+            | AuthError::NotAuthenticator
+            | AuthError::Expelled => Error::NotAuthorised(error.to_string()),
             AuthError::UnknownUser | AuthError::UnknownSession => {
                 Error::NotFound(error.to_string())
             }
             AuthError::UnknownGrant => Error::NotFound(error.to_string()),
             AuthError::InvalidName | AuthError::GrantTooLong(_) => Error::Usage(error.to_string()),
-            AuthError::UserExists
+            AuthError::BadRequest(_)
+            | AuthError::UserExists
             | AuthError::LastAdmin
             | AuthError::TooManyGrants
             | AuthError::Internal => Error::Failed(error.to_string()),

@@ -6,7 +6,7 @@
 //! | [`commands`] | what the commands do, for the shell and for the prompt |
 //! | [`prompt`] | the interactive prompt |
 //! | [`editor`] | its line editor: what it shows and completes |
-//! | [`client`], [`requests`], [`accounts`], [`stream`], [`streams`] | a cluster as a person's client sees it |
+//! | [`client`], `requests`, `accounts`, [`stream`], [`streams`] | a cluster as a person's client sees it |
 //! | [`session`] | the session between commands, in a file |
 //! | [`config`], [`address`] | where the cluster is |
 //! | [`player`] | finding a player that can do RTSP |
@@ -44,7 +44,7 @@ use std::process::ExitCode;
 pub async fn run(cli: Cli) -> ExitCode {
     let env = Environment::of_process();
     let done = match cli.command {
-        Some(Top::Cluster(command)) => return cluster::run(command).await,
+        Some(Top::Cluster(command)) => return cluster::run(*command).await,
         Some(Top::Client(command)) => once(&cli.global, env, command).await,
         None => prompt::run(&cli.global, env).await,
     };

@@ -153,7 +153,7 @@ fn a_closed_output_is_no_error() {
 #[test]
 fn a_prompt_without_a_terminal_reads_lines_and_survives_errors() {
     let dir = tempfile::tempdir().unwrap();
-    let mut command = iceflix(dir.path(), &[]);
+    let mut command = iceflix(dir.path(), &["--ca", &"00".repeat(32)]);
     let mut child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

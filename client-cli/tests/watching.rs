@@ -175,3 +175,105 @@ fn an_interrupt_closes_the_player_too() {
     assert!(kill(pid, None).is_err(), "the player is gone");
     assert!(home.cluster.state(|state| state.streams.is_empty()));
 }
+
+#[test]
+fn a_granted_url_is_printed_with_its_end_and_the_command_returns() {
+    let home = Home::logged_in();
+    home.cluster.film([0xab; 32], "film");
+    let told = home.run(&["url", "ab", "--for", "1h", "--json"]);
+    assert_eq!(told.code, 0, "{}", told.stderr);
+    let document = told.json();
+    let stream = document["stream"].as_str().unwrap();
+    assert_eq!(document["url"], format!("rtsp://127.0.0.1:1/{stream}"));
+    assert_eq!(document["until"], 1_800_000_000);
+    assert!(home.cluster.state(|state| state.any_host));
+    let told = home.run(&["url", "ab", "--for", "30m"]);
+    assert!(told.stdout.starts_with("rtsp://127.0.0.1:1/"), "{told:?}");
+    assert!(told.stderr.contains("2027-01-15 08:00 UTC"), "{told:?}");
+    // They go on when the session is over.
+    assert_eq!(home.run(&["logout"]).code, 0);
+    assert_eq!(home.cluster.state(|state| state.streams.len()), 2);
+}
+
+#[test]
+fn a_grant_that_lasts_too_long_is_refused_with_the_limit() {
+    let home = Home::logged_in();
+    home.cluster.film([0xab; 32], "film");
+    let told = home.run(&["url", "ab", "--for", "2h"]);
+    assert_eq!((told.code, told.stdout.as_str()), (2, ""));
+    assert!(told.stderr.contains("at most 1h"), "{}", told.stderr);
+    for nonsense in ["0s", "2", "long"] {
+        assert_eq!(home.run(&["url", "ab", "--for", nonsense]).code, 2);
+    }
+}
+
+#[test]
+fn a_grant_that_no_node_takes_up_is_ended_again() {
+    let home = Home::logged_in();
+    let id = home.cluster.film([0xab; 32], "film");
+    home.cluster.state(|state| {
+        let tile = state.films.get_mut(&id).unwrap();
+        tile.available = false;
+    });
+    let told = home.run(&["url", "ab", "--for", "1h"]);
+    assert_eq!(told.code, 5, "{}", told.stderr);
+    assert!(home.cluster.state(|state| state.grants.is_empty()));
+}
+
+#[test]
+fn a_url_is_for_this_machine_unless_it_is_asked_for_any() {
+    let home = Home::logged_in();
+    home.cluster.film([0xab; 32], "film");
+    for (words, any_host) in [
+        (&["url", "ab", "--json"][..], false),
+        (&["url", "ab", "--any-host", "--json"], true),
+    ] {
+        let mut child = home.command(words).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.as_mut().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        assert_eq!(home.cluster.state(|state| state.any_host), any_host);
+        interrupt(&child, Signal::SIGINT);
+        assert_eq!(told(child).code, 0);
+    }
+}
+
+#[test]
+fn streams_are_listed_and_stopped_although_a_node_is_dead() {
+    let home = Home::logged_in();
+    home.cluster.film([0xab; 32], "film");
+    assert_eq!(home.run(&["stream", "list", "--json"]).json(), json!([]));
+    let first = home.run(&["url", "ab", "--for", "1h", "--json"]).json();
+    let second = home.run(&["url", "ab", "--for", "1h", "--json"]).json();
+    let told = home.run(&["stream", "list", "--json"]);
+    assert!(
+        told.stderr.contains("streaming-2 did not answer"),
+        "{told:?}"
+    );
+    let listed = told.json();
+    let handles: Vec<&str> = listed
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|stream| stream["handle"].as_str().unwrap())
+        .collect();
+    for document in [&first, &second] {
+        assert!(handles.contains(&document["handle"].as_str().unwrap()));
+    }
+    assert_eq!(listed[0]["name"], "film");
+    assert_eq!(listed[0]["granted"], true);
+    assert!(!told.stdout.contains(first["stream"].as_str().unwrap()));
+    let table = home.run(&["stream", "list"]);
+    assert!(table.stdout.contains(&handles[0][..10]), "{table:?}");
+
+    let handle = first["handle"].as_str().unwrap();
+    let told = home.run(&["stream", "stop", &handle[..10].to_uppercase(), "--json"]);
+    assert_eq!(told.code, 0, "{}", told.stderr);
+    assert_eq!(told.json(), json!({"handle": handle}));
+    let left = home
+        .cluster
+        .state(|state| (state.streams.len(), state.grants.len()));
+    assert_eq!(left, (1, 1), "its grant has ended, too");
+    assert_eq!(home.run(&["stream", "stop", handle]).code, 3);
+}

@@ -6,9 +6,12 @@
 //!
 //! That no secret gets in is a matter of types: an [`Event`] takes names, ids and constants. Of a
 //! session's id, which opens nothing, it keeps the beginning; of a stream's, which is a secret,
-//! the beginning of its hash.
+//! the beginning of its handle.
 
 mod file;
+mod pending;
+
+pub use pending::Pending;
 
 use crate::{
     api::{InstanceId, Kind, MediaId, SessionId, StreamId, TokenError},
@@ -16,7 +19,6 @@ use crate::{
 };
 use file::LogFile;
 use serde::Serialize;
-use sha2::{Digest as _, Sha256};
 use std::{
     io,
     net::IpAddr,
@@ -147,6 +149,11 @@ impl Event {
         }
     }
 
+    /// Whether it was done.
+    pub fn is_done(&self) -> bool {
+        self.outcome == "done"
+    }
+
     /// Who it was, if that is known.
     #[must_use]
     pub fn by(self, who: Option<&Identity>) -> Self {
@@ -198,11 +205,11 @@ impl Event {
         Self { object, ..self }
     }
 
-    /// With which stream: by this the lines of one stream are found, and nothing is opened.
+    /// With which stream: by this the lines of one stream are found, also by its handle in a list of
+    /// streams, and nothing is opened.
     #[must_use]
     pub fn stream(self, stream: &StreamId) -> Self {
-        let hash = hex::encode(Sha256::digest(stream.as_bytes()));
-        let stream = Some(beginning(&hash));
+        let stream = Some(beginning(&stream.handle().to_string()));
         Self { stream, ..self }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! This is the only module that touches zenoh. The rest of IceFlix sees plain keys and bytes. Every
 //! link is TLS with certificates at both ends, and each node holds the others to what their role
-//! may say and hear ([`access`]).
+//! may say and hear (`bus/access.rs`).
 //!
 //! zenoh's pub/sub may drop messages and late joiners miss the past; nothing here hides that.
 //! [`crate::feed`] builds on these parts what a topic needs to be right all the same.
@@ -12,11 +12,11 @@ mod declared;
 mod settings;
 
 use crate::trust::Credential;
-use declared::{Declared, What};
+use declared::{Declared, Seen, What};
 use futures::future::BoxFuture;
 use settings::Place;
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, PoisonError, RwLock, Weak},
     time::Duration,
 };
@@ -142,6 +142,52 @@ impl<T> Subscription<T> {
     /// The next one; `None` when the bus was closed.
     pub async fn next(&mut self) -> Option<T> {
         self.receiver.recv().await
+    }
+}
+
+/// Which of this node's sessions see which keys alive. While there are two, links come and go on
+/// the new one until everybody is met: whoever is seen by the other has not left.
+struct SeenBy<S> {
+    alive: BTreeMap<String, BTreeSet<S>>,
+}
+
+impl<S> Default for SeenBy<S> {
+    fn default() -> Self {
+        Self {
+            alive: BTreeMap::new(),
+        }
+    }
+}
+
+impl<S: Ord> SeenBy<S> {
+    /// A session saw a key come or go. What is news of it.
+    fn sample(&mut self, session: S, key: String, alive: bool) -> Vec<Alive> {
+        let by = self.alive.entry(key.clone()).or_default();
+        match alive {
+            true => by.insert(session),
+            false => by.remove(&session),
+        };
+        let gone = by.is_empty();
+        if gone {
+            self.alive.remove(&key);
+        }
+        match alive || gone {
+            true => vec![Alive { key, alive }],
+            false => Vec::new(),
+        }
+    }
+
+    /// A session was left: what only it saw is gone.
+    fn nothing(&mut self, session: S) -> Vec<Alive> {
+        let mut gone = Vec::new();
+        self.alive.retain(|key, by| {
+            if by.remove(&session) && by.is_empty() {
+                gone.push(key.clone());
+            }
+            !by.is_empty()
+        });
+        let gone = gone.into_iter();
+        gone.map(|key| Alive { key, alive: false }).collect()
     }
 }
 
@@ -328,13 +374,22 @@ impl Bus {
     /// When the session is closed or the key is not one.
     pub async fn watch_alive(&self, key: &str) -> Result<Subscription<Alive>, BusError> {
         let (sender, receiver) = mpsc::channel(BACKLOG);
-        let heard = move |sample: Sample| {
-            let alive = Alive {
-                key: sample.key_expr().to_string(),
-                alive: sample.kind() == SampleKind::Put,
+        let seen = Mutex::new(SeenBy::default());
+        let heard = move |session: ZenohId, what: Seen| {
+            let news = {
+                let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+                match what {
+                    Seen::Sample(sample) => {
+                        let key = sample.key_expr().to_string();
+                        seen.sample(session, key, sample.kind() == SampleKind::Put)
+                    }
+                    Seen::Nothing => seen.nothing(session),
+                }
             };
-            if sender.try_send(alive).is_err() {
-                tracing::error!("a coming or going was dropped: its reader hangs");
+            for alive in news {
+                if sender.try_send(alive).is_err() {
+                    tracing::error!("a coming or going was dropped: its reader hangs");
+                }
             }
         };
         let what = What::Watcher(key.to_owned(), Arc::new(heard));

@@ -4,7 +4,7 @@ use crate::{
     api::{Instance, InstanceId, Kind, PROTOCOL},
     topics::Description,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 /// The live instances of a cluster, as far as this node has heard.
 ///
@@ -14,6 +14,8 @@ use std::collections::BTreeMap;
 pub struct Directory {
     /// Those alive, with their descriptions once they are known.
     known: BTreeMap<(Kind, InstanceId), Option<Description>>,
+    /// Those that are not shown, alive or not.
+    expelled: HashSet<InstanceId>,
     number: u64,
 }
 
@@ -44,6 +46,14 @@ impl Directory {
         }
     }
 
+    /// These instances, and no others, are not shown from now on.
+    pub fn expel(&mut self, expelled: HashSet<InstanceId>) {
+        if self.expelled != expelled {
+            self.expelled = expelled;
+            self.number += 1;
+        }
+    }
+
     /// Whether it is alive and its description is still missing.
     pub fn wanted(&self, kind: Kind, instance: &InstanceId) -> bool {
         self.known
@@ -60,6 +70,7 @@ impl Directory {
     pub fn instances(&self) -> Vec<Instance> {
         self.known
             .iter()
+            .filter(|((_, instance), _)| !self.expelled.contains(instance))
             .filter_map(|((kind, instance), known)| {
                 let description = known.as_ref()?;
                 Some(Instance {
@@ -126,6 +137,21 @@ mod tests {
         directory.described(Kind::Auth, &id(1), description(1));
         assert!(!directory.wanted(Kind::Auth, &id(1)));
         assert_eq!((directory.number(), directory.instances().len()), (1, 1));
+    }
+
+    #[test]
+    fn an_expelled_instance_is_not_shown() {
+        let mut directory = Directory::default();
+        for n in 1..=2 {
+            directory.alive(Kind::Auth, &id(n));
+            directory.described(Kind::Auth, &id(n), description(n.into()));
+        }
+        directory.expel(HashSet::from([id(1)]));
+        let shown = directory.instances();
+        assert_eq!(shown.len(), 1);
+        assert_eq!((&shown[0].instance, directory.number()), (&id(2), 3));
+        directory.expel(HashSet::new());
+        assert_eq!(directory.instances().len(), 2);
     }
 
     #[test]

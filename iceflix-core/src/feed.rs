@@ -9,7 +9,7 @@ mod follower;
 mod wire;
 
 pub use follower::{Follower, Todo};
-pub use wire::{Change, Changes, Piece, Snapshot, assemble, split};
+pub use wire::{Change, Changes, Piece, Snapshot, assemble, decode, split};
 
 use crate::{
     api::InstanceId,
@@ -138,7 +138,7 @@ impl Spoken {
         if question.is_empty() {
             return self.entries.clone();
         }
-        let names: Vec<String> = wire::decode(question).unwrap_or_default();
+        let names: Vec<String> = decode(question).unwrap_or_default();
         names
             .into_iter()
             .filter_map(|name| {
@@ -342,7 +342,7 @@ impl Hearing {
         if Some(&speaker) == self.except.as_ref() {
             return Vec::new();
         }
-        match wire::decode::<Changes>(&message.payload) {
+        match decode::<Changes>(&message.payload) {
             Some(changes) => self.follower.changes(&speaker, changes),
             None => {
                 tracing::warn!(key = message.key, "a malformed announcement was ignored");
@@ -357,7 +357,7 @@ impl Hearing {
         for answer in answers {
             if let Some(speaker) = self.topic.parse(&answer.key)
                 && Some(&speaker) != self.except.as_ref()
-                && let Some(piece) = wire::decode::<Piece>(&answer.payload)
+                && let Some(piece) = decode::<Piece>(&answer.payload)
             {
                 pieces.entry(speaker).or_default().push(piece);
             }
@@ -407,7 +407,7 @@ pub async fn look_up(
         .unwrap_or_default()
         .into_iter()
         .filter_map(|answer| {
-            let piece: Piece = wire::decode(&answer.payload)?;
+            let piece: Piece = decode(&answer.payload)?;
             Some((topic.parse(&answer.key)?, piece.entries))
         });
     said.collect()
@@ -418,7 +418,7 @@ async fn ask(bus: Bus, key: String, speaker: InstanceId) -> (InstanceId, Option<
     let pieces = answers
         .unwrap_or_default()
         .iter()
-        .filter_map(|answer| wire::decode(&answer.payload))
+        .filter_map(|answer| decode(&answer.payload))
         .collect();
     (speaker, assemble(pieces))
 }

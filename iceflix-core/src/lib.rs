@@ -10,6 +10,7 @@
 //! | [`feed`] | a snapshot, then numbered changes: how a topic survives lost messages |
 //! | [`rpc`] | serving (drained on stop) and calling (in turn, with another try elsewhere) |
 //! | [`trust`] | tokens, passwords, revocations |
+//! | [`renewal`] | certificates that renew themselves |
 //! | [`replica`] | rows that several instances of one service share |
 //! | [`audit`] | who did what, from where, and how it ended, as JSON lines |
 //! | [`config`] | file, environment and flags, in one form |
@@ -24,7 +25,9 @@ pub mod config;
 pub mod directory;
 pub mod feed;
 pub mod files;
+pub mod limits;
 pub mod membership;
+pub mod renewal;
 pub mod replica;
 pub mod rpc;
 pub mod service;

@@ -11,6 +11,7 @@ use crate::{
 };
 use futures::{FutureExt, StreamExt, stream::FuturesUnordered};
 use std::{
+    collections::HashSet,
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -25,6 +26,7 @@ const ASK_TIMEOUT: Duration = Duration::from_millis(500);
 #[derive(Clone)]
 pub struct Membership {
     view: watch::Receiver<Arc<DirectoryView>>,
+    expelled: watch::Sender<HashSet<InstanceId>>,
     _task: Arc<AbortOnDropHandle<()>>,
 }
 
@@ -43,11 +45,22 @@ impl Membership {
             counter: rand::random(),
         };
         let (sender, view) = watch::channel(Arc::new(following.view()));
-        let task = tokio::spawn(following.run(described, alive, sender));
+        let (expelled, to_expel) = watch::channel(HashSet::new());
+        let task = tokio::spawn(following.run(described, alive, to_expel, sender));
         Ok(Self {
             view,
+            expelled,
             _task: Arc::new(AbortOnDropHandle::new(task)),
         })
+    }
+
+    /// These instances, and no others, are left out of the directory from now on.
+    pub fn expel(&self, instances: HashSet<InstanceId>) {
+        self.expelled.send_if_modified(|known| {
+            let changed = *known != instances;
+            *known = instances;
+            changed
+        });
     }
 
     /// The directory, now and whenever it changes.
@@ -85,6 +98,7 @@ impl Following {
         mut self,
         mut described: Subscription<Message>,
         mut alive: Subscription<Alive>,
+        mut expelled: watch::Receiver<HashSet<InstanceId>>,
         view: watch::Sender<Arc<DirectoryView>>,
     ) {
         let mut asking = FuturesUnordered::new();
@@ -111,6 +125,9 @@ impl Following {
                             self.directory.described(kind, &instance, description),
                         _ => tracing::warn!(key = message.key, "a malformed announcement was ignored"),
                     }
+                }
+                Ok(()) = expelled.changed() => {
+                    self.directory.expel(expelled.borrow_and_update().clone());
                 }
                 Some((kind, instance, answer)) = asking.next() => {
                     let answer: Answer = (kind, instance, answer);

@@ -31,6 +31,9 @@ use tokio_util::task::AbortOnDropHandle;
 /// How long peers may take to say a row that is missing here.
 const LOOK_UP: Duration = Duration::from_millis(300);
 
+/// The same, where it is worth waiting for a busy one.
+const LOOK_UP_SURELY: Duration = Duration::from_secs(1);
+
 /// For how long a row that nobody has is not asked for again.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
@@ -191,7 +194,7 @@ impl Replica {
     pub async fn look_again(&self, keys: Vec<String>) {
         let inner = Arc::clone(&self.inner);
         // What was begun is finished, as in `write`.
-        let asked = tokio::spawn(async move { inner.ask(keys).await });
+        let asked = tokio::spawn(async move { inner.ask(keys, LOOK_UP_SURELY).await });
         if asked.await.is_err() {
             tracing::error!("asking the peers for rows broke");
         }
@@ -204,7 +207,7 @@ impl Replica {
         };
         let inner = Arc::clone(&self.inner);
         // What was begun is finished, as in `write`.
-        let asked = tokio::spawn(async move { inner.ask(keys).await });
+        let asked = tokio::spawn(async move { inner.ask(keys, LOOK_UP).await });
         asked.await.is_ok()
     }
 
@@ -262,9 +265,9 @@ impl Replica {
 
 impl Inner {
     /// Takes in what the peers have of these rows.
-    async fn ask(&self, keys: Vec<String>) {
+    async fn ask(&self, keys: Vec<String>, timeout: Duration) {
         let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
-        for (_, entries) in feed::look_up(&self.bus, &self.topic, &keys, LOOK_UP).await {
+        for (_, entries) in feed::look_up(&self.bus, &self.topic, &keys, timeout).await {
             self.merge(entries).await;
         }
     }

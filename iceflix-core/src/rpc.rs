@@ -6,11 +6,15 @@
 pub mod call;
 pub mod cluster;
 mod codec;
+pub mod door;
+mod frames;
 pub mod link;
 pub mod serve;
 
 pub use call::{CallError, Caller, Effort, Stub};
 pub use cluster::Cluster;
+#[doc(hidden)]
+pub use codec::read_all;
 pub use link::{Peer, Security};
 pub use serve::{Listener, ServerLink};
 

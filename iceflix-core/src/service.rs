@@ -8,9 +8,13 @@ use crate::{
     config::{self, Common, ConfigError, LogFormat, ServiceConfig},
     files::private_dir,
     membership::{Announcement, Membership},
+    renewal::{Renewal, RenewalError},
     rpc::{Listener, Peer, Security, ServerLink, link::SecurityError, serve::BindError},
     topics::Topics,
-    trust::{Credential, Credentials, Verifier, authority::CertificateError},
+    trust::{
+        self, Authority, Credential, Credentials, Verifier,
+        authority::{CERTIFICATE_LIFETIME, CertificateError},
+    },
 };
 use futures::Stream;
 use nix::{
@@ -25,12 +29,13 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     process::ExitCode,
+    time::Duration,
 };
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     task::JoinHandle,
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 /// A service could not start.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +71,18 @@ pub enum StartError {
         is: String,
         /// For whom it should be.
         wanted: String,
+    },
+    /// Its certificate is over, and nobody renews it.
+    #[error(
+        "the certificate in {dir} is over and was not renewed: {source}. Ask for an invitation \
+         (`iceflix cluster invite`), remove that directory, and join anew"
+    )]
+    Over {
+        /// Where it is.
+        dir: PathBuf,
+        /// Why it was not renewed.
+        #[source]
+        source: RenewalError,
     },
     /// Connections cannot be encrypted.
     #[error(transparent)]
@@ -224,6 +241,24 @@ fn lock_state(kind: Kind, directory: &Path) -> Result<Flock<File>, StartError> {
     })
 }
 
+/// Keeps out who was expelled: neither called nor answered from the moment that it is heard.
+async fn expel(verifier: Verifier, security: Security, membership: Membership, itself: InstanceId) {
+    let mut changes = verifier.changes();
+    loop {
+        let expelled = verifier.expelled();
+        if expelled.contains(&itself) && !security.is_expelled(&itself) {
+            tracing::error!(
+                "this instance was expelled from the cluster; nobody listens to it any more"
+            );
+        }
+        security.expel(expelled.clone());
+        membership.expel(expelled);
+        if changes.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
 /// The certificate of this instance, if it is one for it.
 async fn own_credential(kind: Kind, config: &Common) -> Result<Credential, StartError> {
     let dir = config.identity();
@@ -267,6 +302,8 @@ pub struct Node {
     /// Where to write down who did what.
     pub audit: Audit,
     state_lock: Flock<File>,
+    renewal: Renewal,
+    expelling: AbortOnDropHandle<()>,
     /// Cancelled when the service stops: what waits on behalf of callers ends with it.
     pub stop: CancellationToken,
     listener: Listener,
@@ -283,13 +320,30 @@ impl Node {
         let state_lock = lock_state(kind, &state_dir)?;
         let credential = own_credential(kind, config).await?;
         let instance = credential.name().instance.clone();
-        let credentials = Credentials::new(credential.clone());
+        let credentials = Credentials::new(credential);
         let security = Security::service(&credentials)?;
+        let renewal = Renewal {
+            dir: config.identity(),
+            authority: match kind {
+                Kind::Auth => Some(Authority::load(&config.identity())?),
+                _ => None,
+            },
+            credentials: credentials.clone(),
+            security: security.clone(),
+            lifetime: CERTIFICATE_LIFETIME,
+        };
+        if credentials.now().ends() <= trust::now() {
+            let good = renewal.until_good().await;
+            good.map_err(|source| StartError::Over {
+                dir: config.identity(),
+                source,
+            })?;
+        }
         let listener = Listener::bind(config.listen, security.clone()).await?;
         let cluster = config.cluster.as_str();
         let bus = Bus::open(&BusConfig {
             cluster: cluster.to_owned(),
-            credential,
+            credential: credentials.now(),
             listen: config.bus_listen.clone(),
             connect: config.bus_connect.clone(),
             scouting: config.bus_scouting,
@@ -308,7 +362,15 @@ impl Node {
         let membership = Membership::follow(&bus, &topics).await?;
         let itself = (kind == Kind::Auth).then(|| instance.clone());
         let verifier = Verifier::follow(&bus, &topics, itself).await?;
+        let expelling = tokio::spawn(expel(
+            verifier.clone(),
+            security.clone(),
+            membership.clone(),
+            instance.clone(),
+        ));
         Ok(Self {
+            renewal,
+            expelling: AbortOnDropHandle::new(expelling),
             kind,
             instance,
             bus,
@@ -328,6 +390,16 @@ impl Node {
     /// Where it answers (or will).
     pub fn address(&self) -> SocketAddr {
         self.listener.address()
+    }
+
+    /// The cluster's authority, which authenticators have.
+    pub fn authority(&self) -> Option<Authority> {
+        self.renewal.authority.clone()
+    }
+
+    /// In an authenticator: for how long it signs its own certificate.
+    pub fn set_certificate_lifetime(&mut self, lifetime: Duration) {
+        self.renewal.lifetime = lifetime;
     }
 
     /// Serves and announces the service. See [`Listener::serve`] for `handle`.
@@ -360,10 +432,13 @@ impl Node {
             };
             Announcement::when(ready, bus, topics, self.kind, instance, address)
         };
+        let renewing = self.renewal.run(self.bus.clone(), self.membership.clone());
+        let renewing = AbortOnDropHandle::new(tokio::spawn(renewing));
         Ok(Running {
             address,
             instance: self.instance,
             bus: self.bus,
+            _tasks: [renewing, self.expelling],
             _membership: self.membership,
             audit: self.audit,
             _state_lock: self.state_lock,
@@ -382,6 +457,7 @@ pub struct Running {
     pub instance: InstanceId,
     /// The bus, which is closed last.
     pub bus: Bus,
+    _tasks: [AbortOnDropHandle<()>; 2],
     /// Kept, so that whoever watches it need not.
     _membership: Membership,
     audit: Audit,

@@ -203,6 +203,11 @@ pub enum AuthenticationFact {
         /// Which.
         session: SessionId,
     },
+    /// An instance was expelled: nobody calls it, and nobody answers it.
+    Expelled {
+        /// Which.
+        instance: InstanceId,
+    },
     /// Tokens of this user with an epoch below this one are refused.
     UserEpoch {
         /// Whose.
@@ -224,6 +229,7 @@ impl AuthenticationFact {
         match self {
             Self::Key(key) => format!("key/{key}"),
             Self::SessionEnded { session } => format!("session/{session}"),
+            Self::Expelled { instance } => format!("expelled/{instance}"),
             Self::UserEpoch { user, .. } => format!("user/{user}"),
         }
     }

@@ -10,6 +10,7 @@
 pub mod authority;
 pub mod credentials;
 pub mod grant;
+pub mod invitation;
 pub mod keyring;
 pub mod keys;
 pub mod password;
@@ -20,6 +21,7 @@ mod verifier;
 
 pub use authority::Authority;
 pub use credentials::{Credential, Credentials};
+pub use invitation::Invitation;
 pub use session::{Purpose, SessionKey};
 pub use token::Identity;
 pub use verifier::Verifier;

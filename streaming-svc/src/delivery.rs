@@ -6,7 +6,9 @@
 //!
 //! | part | what it is |
 //! |---|---|
-//! | `engine` | the server's thread, accepting, ending streams, the sweep of silent sessions |
+//! | `lobby` | accepting; connections wait there until their first request has come |
+//! | `usher` | hands them to the server, and closes those that say too much or want nothing |
+//! | `engine` | the server's thread, ending streams, the sweep of silent sessions |
 //! | `player` | one connection: answers, and which streams it has to do with |
 //! | `access` | who may fetch which stream |
 //! | `film` | a film's media factory and its pipeline |
@@ -18,14 +20,19 @@ mod access;
 mod elements;
 mod engine;
 mod film;
+mod lobby;
 mod pipeline;
 mod player;
+mod request;
 mod sdp;
 mod seek_guard;
+mod usher;
 
 pub use access::Access;
 pub use elements::{MissingElement, missing_elements};
 pub use film::FilmSource;
+pub use iceflix_core::limits::raise_nofile_limit;
+pub use request::{FirstRequest, LONGEST_HEAD, first_request};
 pub use sdp::DescribeError;
 
 use engine::Engine;
@@ -61,7 +68,7 @@ impl Default for DeliveryConfig {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             session_timeout: Duration::from_secs(90),
             client_threads: None,
-            backlog: 128,
+            backlog: 4096,
             max_connections: None,
         }
     }
@@ -83,7 +90,7 @@ pub enum DeliveryError {
     },
     /// The listening socket could not be set up.
     #[error("the RTSP socket cannot be set up")]
-    Socket(#[source] gst::glib::Error),
+    Socket(#[source] io::Error),
     /// The server's thread could not be started.
     #[error("the RTSP thread cannot be started")]
     Thread(#[source] io::Error),
@@ -244,19 +251,4 @@ impl Delivery {
     pub async fn shutdown(&self) {
         self.engine.stop().await;
     }
-}
-
-/// Raises the process's limit of open files to what it may have, and returns the new limit. A UDP
-/// viewer takes 29 file descriptors, so the usual 1024 suffice for about 30 of them. To be called
-/// first thing in a service.
-///
-/// # Errors
-/// When the system refuses.
-pub fn raise_nofile_limit() -> io::Result<u64> {
-    use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    if soft < hard {
-        setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
-    }
-    Ok(hard)
 }

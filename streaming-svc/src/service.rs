@@ -303,9 +303,9 @@ impl Streaming for StreamingService {
     async fn stop(self, _: Context, token: Token, stream: StreamId) -> Result<(), StreamError> {
         match self.own(&token, &stream).await {
             Ok((_, seen)) => {
-                self.streams.end(&stream, EndReason::Stopped).await;
                 let event = Event::done("stop_stream").stream(&stream);
                 self.write_down(event.on_film(seen.media), &token);
+                self.streams.end(&stream, EndReason::Stopped).await;
             }
             // It has ended, which is what was wanted; or it is not theirs, which is not said.
             Err(StreamError::UnknownStream) => {}
@@ -373,9 +373,10 @@ impl Streaming for StreamingService {
         handle: StreamHandle,
     ) -> Result<(), StreamError> {
         let of = self.theirs(&token).await?;
-        if let Some((stream, media)) = self.streams.end_listed(handle, of.as_deref()).await {
+        if let Some((stream, media)) = self.streams.listed_as(handle, of.as_deref()) {
             let event = Event::done("stop_stream").stream(&stream);
             self.write_down(event.on_film(media), &token);
+            self.streams.end(&stream, EndReason::Stopped).await;
         }
         Ok(())
     }

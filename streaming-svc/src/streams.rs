@@ -361,8 +361,8 @@ impl Inner {
             EndReason::Expired => "expired",
             EndReason::Revoked => "revoked",
             EndReason::Shutdown => "shutdown",
-            EndReason::MediaRemoved => "media_removed",
             EndReason::Unsupervised => "unsupervised",
+            EndReason::MediaRemoved => "media_removed",
         };
         let event = Event::ended("stream", reason).by(Some(&lock(&entry.held).identity));
         self.audit.record(&event.on_film(entry.media).stream(id));

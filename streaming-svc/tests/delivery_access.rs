@@ -114,9 +114,9 @@ fn for_another_address_a_stream_is_as_unknown_as_one_that_never_was() {
 }
 
 #[test]
-fn who_learned_of_a_running_session_at_another_address_cannot_touch_it() {
+fn a_running_sessions_id_opens_nothing_at_another_address() {
     let (folder, delivery) = (folder(), start());
-    let (stream, url) = mount_for(&delivery, LOCALHOST, 20, &folder);
+    let (_, url) = mount_for(&delivery, LOCALHOST, 20, &folder);
     let mut player = Player::connect(&url);
     player.set_up();
     assert_eq!(player.request("PLAY", &[]).status, 200);
@@ -130,8 +130,6 @@ fn who_learned_of_a_running_session_at_another_address_cannot_touch_it() {
         let answer = thief.request_to("SETUP", &format!("{url}{part}"), &[INSIDE, &session]);
         assert_eq!(answer.status, 404);
     }
-    player.read_packets(50);
-    assert_eq!(delivery.players(&stream), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -28,7 +28,7 @@ async fn sessions(delivery: &Delivery, film: &FilmSource, many: usize) {
     let mut players = Vec::new();
     for turn in 0..many {
         let stream = StreamId::random();
-        support::add(&delivery, stream, film.clone());
+        support::add(delivery, stream, film.clone());
         let mut player = Player::connect(&delivery.url(&stream, LOCALHOST));
         let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
         if turn % 2 == 0 {
@@ -77,7 +77,7 @@ fn first_packets(delivery: &Delivery, film: &FilmSource) {
     let mut waits = Vec::new();
     for _ in 0..21 {
         let stream = StreamId::random();
-        support::add(&delivery, stream, film.clone());
+        support::add(delivery, stream, film.clone());
         let began = Instant::now();
         let mut player = Player::connect(&delivery.url(&stream, LOCALHOST));
         let described = player.request("DESCRIBE", &[]);

@@ -1,9 +1,10 @@
 //! A whole cluster in this process: the services as their programs run them, on free ports of
 //! 127.0.0.1, with multicast off and all state in a temporary directory.
 
+pub use crate::nodes::{node, node_config, node_of};
 pub use crate::waiting::{PATIENCE, free_port, wait_at_most, wait_for};
 
-use crate::{identity, person::Home, process::program};
+use crate::{identity, person::Home};
 use auth_svc::AuthServer;
 use catalog_svc::CatalogServer;
 use iceflix_core::{
@@ -16,7 +17,7 @@ use iceflix_core::{
     config::Common,
     rpc::{self, CallError, Caller, Effort, Stub},
     service::Server,
-    trust::{self, Purpose, SessionKey, password::prehash},
+    trust::{self, Purpose, SessionKey, authority::CERTIFICATE_LIFETIME, password::prehash},
 };
 use main_svc::MainServer;
 use std::{
@@ -25,7 +26,7 @@ use std::{
     process::Command,
     time::{Duration, Instant},
 };
-use streaming_svc::{StreamingServer, library::LibraryConfig, probe::ProbeCommand};
+use streaming_svc::StreamingServer;
 use tarpc::client::RpcError;
 use tempfile::TempDir;
 
@@ -48,6 +49,8 @@ pub struct Cluster {
     bus_ports: Vec<u16>,
     made: [u32; 4],
     view: Option<rpc::Cluster>,
+    certificates: Duration,
+    scouting: bool,
 }
 
 impl Cluster {
@@ -87,7 +90,25 @@ impl Cluster {
             bus_ports: Vec::new(),
             made: [0; 4],
             view: None,
+            certificates: CERTIFICATE_LIFETIME,
+            scouting: false,
         }
+    }
+
+    /// Lets the instances that are added from now on find others by multicast, too.
+    pub fn find_by_multicast(&mut self) {
+        self.scouting = true;
+    }
+
+    /// Where the instances that were added are reached on the bus.
+    pub fn bus_addresses(&self) -> Vec<SocketAddr> {
+        let ports = self.bus_ports.iter();
+        ports.map(|port| ([127, 0, 0, 1], *port).into()).collect()
+    }
+
+    /// Gives the instances that are added from now on certificates for so long.
+    pub fn certificates_for(&mut self, lifetime: Duration) {
+        self.certificates = lifetime;
     }
 
     /// The cluster's name.
@@ -110,11 +131,11 @@ impl Cluster {
             bus_connect: connect
                 .map(|port| format!("tls/127.0.0.1:{port}"))
                 .collect(),
-            bus_scouting: false,
+            bus_scouting: self.scouting,
             ..Common::default()
         };
         self.bus_ports.push(port);
-        identity::equip(kind, &common);
+        identity::equip_for(kind, &common, self.certificates);
         common
     }
 
@@ -312,27 +333,6 @@ impl Cluster {
             main.shutdown().await;
         }
     }
-}
-
-/// Starts a streaming node whose files are examined as the real program does it.
-pub async fn node(common: Common, media: &Path) -> StreamingServer {
-    let library = LibraryConfig {
-        media: vec![media.to_owned()],
-        state_dir: common.state_dir.clone(),
-        settle: Duration::from_millis(200),
-        probe_command: ProbeCommand {
-            program: program("iceflix-streaming"),
-            limit: Duration::from_secs(30),
-            ..ProbeCommand::default()
-        },
-        ..LibraryConfig::default()
-    };
-    let config = streaming_svc::Config {
-        common,
-        media: vec![media.to_owned()],
-        ..streaming_svc::Config::default()
-    };
-    StreamingServer::bind_with(config, library).await.unwrap()
 }
 
 /// Waits until a Main's directory is as wanted, and says how long that took.

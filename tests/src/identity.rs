@@ -10,6 +10,7 @@ use iceflix_core::{
 use std::{
     collections::BTreeMap,
     sync::{Mutex, PoisonError},
+    time::Duration,
 };
 
 static AUTHORITIES: Mutex<BTreeMap<String, Authority>> = Mutex::new(BTreeMap::new());
@@ -32,10 +33,15 @@ pub fn credential(cluster: &str, kind: Kind, instance: &InstanceId) -> Credentia
 
 /// Gives an instance that is told this its certificate, where it looks for one.
 pub fn equip(kind: Kind, common: &Common) {
+    equip_for(kind, common, CERTIFICATE_LIFETIME);
+}
+
+/// The same, with a certificate for so long.
+pub fn equip_for(kind: Kind, common: &Common, lifetime: Duration) {
     let instance = common.instance.clone();
     let instance = instance.unwrap_or_else(|| format!("{kind}-1").parse().unwrap());
     authority(common.cluster.as_str())
-        .equip(&common.identity(), kind, &instance, CERTIFICATE_LIFETIME)
+        .equip(&common.identity(), kind, &instance, lifetime)
         .unwrap();
 }
 

@@ -4,6 +4,8 @@
 //! |---|---|
 //! | [`clips`] | real films of every kind, made by ffmpeg |
 //! | [`cluster`] | real services in this process, on free ports, in a temporary directory |
+//! | [`identity`] | certificates for the clusters of tests |
+//! | [`lan`] | network namespaces as machines on one switch |
 //! | [`process`] | the real programs, as processes |
 //! | [`person`] | the real client program, run from a home of its own |
 //! | [`players`] | ffmpeg, GStreamer's player, retina, a bare RTSP client; and a viewer who uses them |
@@ -17,6 +19,8 @@
 pub mod clips;
 pub mod cluster;
 pub mod identity;
+pub mod lan;
+mod nodes;
 pub mod person;
 pub mod players;
 pub mod process;

@@ -181,7 +181,7 @@ async fn all_that_matters_is_written_down_and_no_secret_anywhere() {
     let watch = async |who: &Person, id: MediaId| {
         let ask = |node: StreamingClient, context| {
             let token = who.token();
-            async move { node.get_stream(context, token, id).await }
+            async move { node.get_stream(context, token, id, false).await }
         };
         cluster.at(node, ask).await
     };
@@ -194,9 +194,11 @@ async fn all_that_matters_is_written_down_and_no_secret_anywhere() {
     };
     cluster.at(node, stop).await.unwrap();
     let lasting = watch(&ada, id).await.unwrap().stream;
-    let again =
-        |node: StreamingClient, context| async move { node.reannounce_media(context).await };
-    cluster.at(node, again).await;
+    let again = |node: StreamingClient, context| {
+        let token = Some(token.clone());
+        async move { node.reannounce_media(context, token).await }
+    };
+    cluster.at(node, again).await.unwrap();
 
     // Their ends.
     let logout = ada.proof(Purpose::Logout);

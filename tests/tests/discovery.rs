@@ -12,30 +12,17 @@ use iceflix_core::{
 use iceflix_tests::{
     cluster::{ADMIN_PASSWORD, Cluster, PATIENCE, film, until_listed, wait_for},
     identity,
+    lan::{Lan, multicast_works, skipped},
     person::{Staying, told},
-    process::{Process, clean, program},
+    process::{Process, program},
 };
 use main_svc::MainServer;
 use std::{
     fs::File,
-    io::Write as _,
-    net::{Ipv4Addr, UdpSocket},
     path::Path,
-    process::{Command, Output, Stdio},
+    process::{Command, Stdio},
     time::Duration,
 };
-
-/// Says that something was not tested, also where the words of tests that pass are not shown.
-fn skipped(why: &str) {
-    // What cannot be said is not worth failing for.
-    let _ = writeln!(std::io::stderr(), "SKIPPED: {why}");
-}
-
-/// Whether there is multicast on this machine's loopback, where a cluster of one machine stays.
-fn multicast_works() -> std::io::Result<()> {
-    let listener = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
-    listener.join_multicast_v4(&Ipv4Addr::new(239, 255, 255, 250), &Ipv4Addr::LOCALHOST)
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nodes_on_one_machine_find_each_other_with_nothing_configured() {
@@ -56,11 +43,11 @@ async fn nodes_on_one_machine_find_each_other_with_nothing_configured() {
     let mut foreign = alone(Kind::Main);
     foreign.cluster = format!("{}-x", cluster.name()).parse().unwrap();
     foreign.identity_dir = Some(cluster.dir.path().join("foreign"));
-    identity::equip(Kind::Catalog, &foreign);
+    identity::equip(Kind::Main, &foreign);
     let (name, is) = (foreign.cluster.as_str(), "beside".parse().unwrap());
     let beside = BusConfig {
         cluster: name.to_owned(),
-        credential: identity::credential(name, Kind::Catalog, &is),
+        credential: identity::credential(name, Kind::Main, &is),
         listen: foreign.bus_listen.clone(),
         connect: Vec::new(),
         scouting: true,
@@ -98,37 +85,17 @@ async fn nodes_on_one_machine_find_each_other_with_nothing_configured() {
 /// The cluster on these machines.
 const CLUSTER: &str = "lan";
 
-/// Network namespaces on one switch; removed when dropped.
-struct Lan(String);
+/// Services and clients on the machines of a LAN.
+trait Machines {
+    /// A service on one of the machines, told nothing but its address.
+    fn service(&self, machine: u32, kind: Kind, dir: &Path, more: &[String]) -> Process;
+    /// The client on one of the machines, which knows the Main of a machine.
+    fn client(&self, machine: u32, main: u32, home: &Path, words: &[&str]) -> Command;
+    /// How many instances the Main of a machine lists.
+    fn listed(&self, main: u32, home: &Path) -> usize;
+}
 
-impl Lan {
-    fn script(words: &[&str]) -> Output {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-        let script = root.join("scripts/netns");
-        Command::new(script).args(words).output().unwrap()
-    }
-
-    /// So many machines, or `None` where they cannot be made.
-    fn new(name: &str, machines: u32) -> Option<Self> {
-        let lan = Self(format!("{name}{}", std::process::id()));
-        let made = Self::script(&["make", &lan.0, &machines.to_string()]);
-        if !made.status.success() {
-            let why = String::from_utf8_lossy(&made.stderr);
-            skipped(&format!("no network namespaces here: {why}"));
-            return None;
-        }
-        Some(lan)
-    }
-
-    /// A command on one of the machines, which are this project's own network.
-    fn on(&self, machine: u32, program: &Path) -> Command {
-        let mut command = clean(Command::new("ip"));
-        command
-            .args(["netns", "exec", &format!("{}-{machine}", self.0)])
-            .arg(program);
-        command
-    }
-
+impl Machines for Lan {
     /// A service on one of the machines, told nothing but its address.
     fn service(&self, machine: u32, kind: Kind, dir: &Path, more: &[String]) -> Process {
         let name = format!("{kind}-{machine}");
@@ -180,15 +147,6 @@ impl Lan {
     }
 }
 
-impl Drop for Lan {
-    fn drop(&mut self) {
-        let removed = Self::script(&["remove", &self.0]);
-        if !removed.status.success() {
-            eprintln!("{}", String::from_utf8_lossy(&removed.stderr));
-        }
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn nodes_on_a_lan_find_each_other_with_nothing_but_their_addresses() {
     let Some(lan) = Lan::new("ifa", 3) else {
@@ -215,7 +173,14 @@ async fn nodes_on_a_lan_find_each_other_with_nothing_but_their_addresses() {
     // The one whose cable is pulled is gone for the others, and returns.
     let cable = |state: &str| {
         let mut command = Command::new("ip");
-        command.args(["-n", &format!("{}-2", lan.0), "link", "set", "eth0", state]);
+        command.args([
+            "-n",
+            &format!("{}-2", lan.name()),
+            "link",
+            "set",
+            "eth0",
+            state,
+        ]);
         assert!(command.status().unwrap().success());
     };
     cable("down");

@@ -144,7 +144,7 @@ async fn a_service_that_does_not_know_what_is_revoked_stays_unannounced_and_refu
     // One stops before it was announced.
     cluster.catalogs.remove(1).shutdown().await;
     let main = cluster.main_addresses()[0];
-    until_listed(main, |all| all.len() == 1).await;
+    until_listed(cluster.name(), main, |all| all.len() == 1).await;
     let mut seen = cluster.view().directory();
     assert_eq!(seen.borrow_and_update().instances.len(), 1);
 
@@ -165,8 +165,9 @@ async fn a_service_that_does_not_know_what_is_revoked_stays_unannounced_and_refu
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_any_authenticator_tokens_hold_until_they_expire_and_what_was_revoked_stays_so() {
-    let mut cluster = Cluster::start(1, 0, 1, &[]).await;
+    let mut cluster = Cluster::start(1, 0, 0, &[]).await;
     let config = cluster.add_auth().await;
+    cluster.add_catalog().await;
     cluster.until_complete().await;
     let common = cluster.common(Kind::Catalog);
     let hearer = Node::join(Kind::Catalog, &common).await.unwrap();

@@ -80,7 +80,7 @@ async fn said(cluster: &Cluster, token: &Token) -> Vec<Option<TokenError>> {
     for node in &cluster.nodes {
         let ask = |node: StreamingClient, context| {
             let (token, film) = (token.clone(), MediaId::from_bytes([0; 32]));
-            async move { node.get_stream(context, token, film).await }
+            async move { node.get_stream(context, token, film, false).await }
         };
         said.push(match cluster.at(node.address(), ask).await {
             // There is no such film, and only who may know is told.
@@ -116,7 +116,8 @@ async fn whatever_ends_a_session_every_service_refuses_its_token() {
             .await
             .unwrap();
         assert_eq!(said(&cluster, &other).await, [None; 6], "{how:?}");
-        let again = join_all((0..5).map(|_| said(&cluster, &who.token()))).await;
+        let token = who.token();
+        let again = join_all((0..5).map(|_| said(&cluster, &token))).await;
         assert!(
             again
                 .iter()

@@ -6,7 +6,7 @@
 
 use iceflix_core::{
     api::{
-        PageRequest,
+        PageRequest, SessionId,
         auth::{AuthError, AuthenticatorClient, Role},
         catalog::{CatalogClient, CatalogError, Query},
         streaming::{StreamError, StreamingClient},
@@ -43,7 +43,7 @@ async fn at_the_authenticator(wrong: Wrong) {
             !cluster.authorised_at(address, &token).await
         })
         .await;
-        let hash = prehash("eve", "x");
+        let (hash, session) = (prehash("eve", "x"), SessionId::random());
         refused!(
             cluster, address, AuthenticatorClient, token, AuthError::Unauthorized(wrong.refusal()),
             whois()
@@ -53,6 +53,12 @@ async fn at_the_authenticator(wrong: Wrong) {
             remove_user("admin".into())
             list_users(PageRequest::first())
             revoke_user("admin".into())
+            sessions(None, PageRequest::first())
+            sessions(Some("admin".into()), PageRequest::first())
+            end_session(session)
+            disable_user("admin".into())
+            enable_user("admin".into())
+            set_role("admin".into(), Role::User)
         );
     }
     // Nothing of that happened.

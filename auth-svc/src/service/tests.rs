@@ -49,7 +49,7 @@ async fn a_login_survives_that_another_first_admin_replaces_ours() {
 /// A service with the user `ada`, whose password is "right".
 async fn with_ada(desk: &Desk) -> AuthService {
     let status = Arc::new(desk.status().await);
-    let (key, accounts) = (desk.key.clone(), desk.accounts.clone());
+    let (key, accounts) = (desk.keys.clone(), desk.accounts.clone());
     let password = accounts.hash(prehash("ada", "right")).await.unwrap();
     let ada = User {
         password,

@@ -1,10 +1,10 @@
 //! The certificates of a cluster's services on this machine.
 
-use super::{services::Service, settings::Settings};
-use anyhow::Context;
+use super::{plan::Record, services::Service, settings::Settings};
+use anyhow::{Context, anyhow};
 use iceflix_core::{
     api::{Fingerprint, InstanceId},
-    trust::{Authority, Credential, authority::CERTIFICATE_LIFETIME},
+    trust::{self, Authority, Credential, authority::CERTIFICATE_LIFETIME},
 };
 use std::time::Duration;
 
@@ -12,53 +12,94 @@ use std::time::Duration;
 const NEAR_ITS_END: Duration = Duration::from_secs(CERTIFICATE_LIFETIME.as_secs() / 2);
 
 impl Settings {
-    /// Gives every service a certificate that is good, and says what the cluster is known by. The
-    /// first start makes the cluster's authority.
+    /// Sees to it that every service has a certificate, and says what the cluster is known by. The
+    /// first start makes the cluster's authority; a machine that has none cannot make certificates,
+    /// and its services renew their own.
     pub(super) fn certify(
         &self,
-        cluster: &str,
+        record: &Record,
         services: &[Service],
     ) -> anyhow::Result<Fingerprint> {
-        let authority = self.authority(cluster)?;
-        for service in services {
-            let entry = &service.entry;
-            let instance: InstanceId = entry.instance.parse()?;
-            if Credential::is_in(&service.identity) {
-                let known = Credential::load(&service.identity)?;
-                let left = known.ends().saturating_sub(iceflix_core::trust::now());
-                let good = known.fingerprint() == authority.fingerprint()
-                    && known.name().instance == instance
-                    && known.name().kind == entry.kind;
-                if good && left > NEAR_ITS_END {
-                    continue;
+        match self.authority(record)? {
+            Some(authority) => {
+                for service in services {
+                    equip(&authority, service)?;
                 }
+                Ok(authority.fingerprint())
             }
-            authority
-                .equip(
-                    &service.identity,
-                    entry.kind,
-                    &instance,
-                    CERTIFICATE_LIFETIME,
-                )
-                .with_context(|| format!("no certificate for {}", service.name))?;
+            None => {
+                let mut fingerprint = None;
+                for service in services {
+                    fingerprint = Some(self.invited(record, service)?.fingerprint());
+                }
+                fingerprint.ok_or_else(|| {
+                    anyhow!(
+                        "there is nothing to run on this machine: give MEDIA=DIR, or ask for an \
+                         invitation for other services"
+                    )
+                })
+            }
         }
-        Ok(authority.fingerprint())
     }
 
-    fn authority(&self, cluster: &str) -> anyhow::Result<Authority> {
+    /// The credential of a service on a machine that was let in.
+    fn invited(&self, record: &Record, service: &Service) -> anyhow::Result<Credential> {
+        if !Credential::is_in(&service.identity) {
+            let kind = service.entry.kind;
+            anyhow::bail!(
+                "{} has no certificate of the cluster {}: make an invitation on a machine that has an \
+                 authenticator (iceflix cluster invite --role {kind}), and start again here with \
+                 JOIN=LINE",
+                service.name,
+                record.cluster,
+            );
+        }
+        Ok(Credential::load(&service.identity)?)
+    }
+
+    fn authority(&self, record: &Record) -> anyhow::Result<Option<Authority>> {
         let dir = self.state.authority();
         if Authority::is_in(&dir) {
             let known = Authority::load(&dir)?;
             anyhow::ensure!(
-                known.cluster() == cluster,
-                "{} has the authority of the cluster {:?}, not {cluster:?}; choose another STATE for another cluster",
+                known.cluster() == record.cluster,
+                "{} has the authority of the cluster {:?}, not {:?}; choose another STATE for another cluster",
                 dir.display(),
-                known.cluster()
+                known.cluster(),
+                record.cluster
             );
-            return Ok(known);
+            return Ok(Some(known));
         }
-        let made = Authority::create(cluster)?;
+        if record.joined.is_some() {
+            return Ok(None);
+        }
+        let made = Authority::create(&record.cluster)?;
         made.save(&dir)?;
-        Ok(made)
+        Ok(Some(made))
     }
+}
+
+/// Gives a service a certificate that is good.
+fn equip(authority: &Authority, service: &Service) -> anyhow::Result<()> {
+    let entry = &service.entry;
+    let instance: InstanceId = entry.instance.parse()?;
+    if Credential::is_in(&service.identity) {
+        let known = Credential::load(&service.identity)?;
+        let left = known.ends().saturating_sub(trust::now());
+        let good = known.fingerprint() == authority.fingerprint()
+            && known.name().instance == instance
+            && known.name().kind == entry.kind;
+        if good && left > NEAR_ITS_END {
+            return Ok(());
+        }
+    }
+    authority
+        .equip(
+            &service.identity,
+            entry.kind,
+            &instance,
+            CERTIFICATE_LIFETIME,
+        )
+        .with_context(|| format!("no certificate for {}", service.name))?;
+    Ok(())
 }

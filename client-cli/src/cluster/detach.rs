@@ -64,9 +64,10 @@ fn again(args: &RunArgs) -> Vec<OsString> {
         args.state.clone().into(),
         "--instances".into(),
         args.instances.to_string().into(),
-        "--host".into(),
-        args.host.clone().into(),
     ];
+    if let Some(host) = &args.host {
+        line.extend(["--host".into(), host.into()]);
+    }
     for media in &args.media {
         line.extend(["--media".into(), media.clone()]);
     }

@@ -2,7 +2,7 @@
 
 use super::services::Service;
 use iceflix_core::{
-    api::Instance,
+    api::{Instance, Kind},
     rpc::{Cluster, Security},
     trust::credentials::fingerprint_in,
 };
@@ -44,7 +44,16 @@ impl Health for Directories {
             .iter()
             .map(|(main, view)| (*main, view.instances.as_slice()))
             .collect();
-        unlisted(mains, services, &lists)
+        // Those of other machines come and go by themselves.
+        let own = services
+            .iter()
+            .any(|service| service.entry.kind == Kind::Main);
+        let there: Vec<SocketAddr> = lists.iter().map(|(main, _)| *main).collect();
+        match (own, there.is_empty()) {
+            (true, _) => unlisted(mains, services, &lists),
+            (false, true) => vec!["a Main of another machine".to_owned()],
+            (false, false) => unlisted(&there, services, &lists),
+        }
     }
 }
 
@@ -80,7 +89,6 @@ fn unlisted(
 mod tests {
     use super::*;
     use crate::cluster::plan::Entry;
-    use iceflix_core::api::Kind;
 
     fn service(kind: Kind, number: u32, port: u16) -> Service {
         let entry = Entry {

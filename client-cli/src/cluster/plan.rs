@@ -2,7 +2,7 @@
 
 use iceflix_core::api::Kind;
 use serde::{Deserialize, Serialize};
-use std::{io, path::PathBuf};
+use std::{io, net::SocketAddr, path::PathBuf};
 
 /// What `STATE/cluster.toml` holds: every instance this state directory ever had.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -10,9 +10,36 @@ use std::{io, path::PathBuf};
 pub struct Record {
     /// The cluster's name.
     pub cluster: String,
+    /// Which cluster of another machine's this one has joined, if it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub joined: Option<Joined>,
     /// The instances, in the order in which they were made.
     #[serde(default, rename = "instance")]
     pub instances: Vec<Entry>,
+}
+
+/// What a machine that was invited knows of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Joined {
+    /// What its instances may be.
+    pub roles: Vec<Kind>,
+    /// The authenticator that let it in.
+    pub issuer: SocketAddr,
+    /// Where it meets the cluster's bus if multicast does not work.
+    pub bus: Vec<String>,
+    /// The cluster's Mains at that time.
+    pub mains: Vec<SocketAddr>,
+}
+
+impl Record {
+    /// The kinds that this machine may run.
+    pub fn roles(&self) -> &[Kind] {
+        match &self.joined {
+            Some(joined) => &joined.roles,
+            None => &Kind::ALL,
+        }
+    }
 }
 
 /// One instance: who it is and where it listens.
@@ -56,7 +83,7 @@ pub trait Source {
 const COUNTED: [Kind; 3] = [Kind::Main, Kind::Auth, Kind::Catalog];
 
 /// Chooses the instances to run: `instances` of main, auth and catalog and one streaming node for
-/// each directory of `media`. Known ones keep name and ports, missing ones are added to the record,
+/// each directory of `media`; on a machine that was invited, of the kinds that it was invited for. Known ones keep name and ports, missing ones are added to the record,
 /// surplus ones stay in it for another time. A directory keeps its node.
 pub fn choose(
     record: &mut Record,
@@ -65,7 +92,8 @@ pub fn choose(
     source: &mut impl Source,
 ) -> io::Result<Vec<Entry>> {
     let mut chosen = Vec::new();
-    for kind in COUNTED {
+    let allowed = record.roles().to_vec();
+    for kind in COUNTED.into_iter().filter(|kind| allowed.contains(kind)) {
         for number in 1..=instances {
             let known = record
                 .instances
@@ -144,6 +172,7 @@ mod tests {
     fn empty() -> Record {
         Record {
             cluster: "iceflix-test".to_owned(),
+            joined: None,
             instances: Vec::new(),
         }
     }
@@ -202,6 +231,21 @@ mod tests {
         let text = toml::to_string(&record).unwrap();
         assert_eq!(toml::from_str::<Record>(&text).unwrap(), record);
         assert!(toml::from_str::<Record>(&format!("colour = 1\n{text}")).is_err());
+    }
+
+    #[test]
+    fn an_invited_machine_runs_what_it_was_invited_for() {
+        let mut record = empty();
+        record.joined = Some(Joined {
+            roles: vec![Kind::Catalog, Kind::Streaming],
+            issuer: "10.0.0.1:7000".parse().unwrap(),
+            bus: vec!["tls/10.0.0.1:7001".into()],
+            mains: Vec::new(),
+        });
+        let chosen = choose(&mut record, 2, &["/a".into()], &mut Counter(1000)).unwrap();
+        assert_eq!(names(&chosen), ["catalog-1", "catalog-2", "streaming-1"]);
+        let text = toml::to_string(&record).unwrap();
+        assert_eq!(toml::from_str::<Record>(&text).unwrap(), record);
     }
 
     proptest! {

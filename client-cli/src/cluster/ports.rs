@@ -86,6 +86,7 @@ mod tests {
     #[test]
     fn ports_are_free_and_all_different() {
         let record = Record {
+            joined: None,
             cluster: "c".to_owned(),
             instances: Vec::new(),
         };

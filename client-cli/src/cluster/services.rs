@@ -74,27 +74,26 @@ impl Settings {
             .map(|entry| self.service(entry))
             .collect();
         self.check_programs(&services)?;
-        write_toml(
-            &self.state.file("cluster.toml"),
-            "The cluster's name, its instances and their ports, kept from one start to the next.\n\
-             # Delete this file for new ones; change a port here if another program has taken it.",
-            &record,
-        )?;
+        self.write_record(&record)?;
         self.check_ports(&services)?;
-        let ca = self.certify(&record.cluster, &services)?;
-        self.state.make_password()?;
+        let ca = self.certify(&record, &services)?;
+        // On the others the users come from the authenticators that there are.
+        if record.joined.is_none() {
+            self.state.make_password()?;
+        }
         for service in &services {
-            self.write_config(&record.cluster, service, &services)?;
+            self.write_config(&record, service, &services)?;
             self.state.rotate_log(&service.name)?;
         }
         let client = ClientConfig {
             cluster: &record.cluster,
             ca: ca.to_string(),
-            mains: self
-                .mains(&services)
-                .iter()
-                .map(SocketAddr::to_string)
-                .collect(),
+            mains: {
+                let mut mains = self.mains(&services);
+                mains.extend(&self.known_mains);
+                mains.dedup();
+                mains.iter().map(SocketAddr::to_string).collect()
+            },
         };
         write_toml(
             &self.state.client_config(),
@@ -104,25 +103,39 @@ impl Settings {
         Ok((record, services))
     }
 
-    /// Where the Mains among the services answer.
+    /// Where the Mains among the services answer; on a machine without one, those it knows of.
     pub fn mains(&self, services: &[Service]) -> Vec<SocketAddr> {
-        services
+        let own: Vec<SocketAddr> = services
             .iter()
             .filter(|service| service.entry.kind == Kind::Main)
             .map(|service| self.at(service.entry.port))
-            .collect()
+            .collect();
+        match own.is_empty() {
+            false => own,
+            true => self.known_mains.clone(),
+        }
+    }
+
+    /// Writes down what the cluster is made of here.
+    pub(super) fn write_record(&self, record: &Record) -> anyhow::Result<()> {
+        write_toml(
+            &self.state.file("cluster.toml"),
+            "The cluster's name, its instances and their ports, kept from one start to the next.\n\
+             # Delete this file for new ones; change a port here if another program has taken it.",
+            record,
+        )
     }
 
     fn at(&self, port: u16) -> SocketAddr {
         SocketAddr::new(self.host, port)
     }
 
-    fn service(&self, entry: Entry) -> Service {
+    pub(super) fn service(&self, entry: Entry) -> Service {
         let name = entry.name();
         Service {
             program: self.bin_dir.join(format!("iceflix-{}", entry.kind)),
             config: self.state.file(&format!("{name}.toml")),
-            identity: self.state.file(&name).join("identity"),
+            identity: self.state.identity(&name),
             log: self.state.log(&name),
             name,
             entry,
@@ -171,7 +184,7 @@ impl Settings {
 
     fn write_config(
         &self,
-        cluster: &str,
+        record: &Record,
         service: &Service,
         all: &[Service],
     ) -> anyhow::Result<()> {
@@ -180,17 +193,22 @@ impl Settings {
         private_dir(&state_dir)?;
         let bus = |entry: &Entry| format!("tls/{}", self.at(entry.bus_port));
         let others = all.iter().filter(|other| other.name != service.name);
+        let beyond = record.joined.iter().flat_map(|joined| joined.bus.clone());
+        let first = record.joined.is_none();
         let config = ServiceConfig {
-            cluster,
+            cluster: &record.cluster,
             instance: &entry.instance,
             listen: self.at(entry.port).to_string(),
             state_dir,
             bus_listen: vec![bus(entry)],
-            bus_connect: others.map(|other| bus(&other.entry)).collect(),
+            bus_connect: others
+                .map(|other| bus(&other.entry))
+                .chain(beyond)
+                .collect(),
             bus_scouting: true,
             log: "info",
             log_format: "text",
-            admin_password_file: (entry.kind == Kind::Auth).then(|| self.state.password()),
+            admin_password_file: (entry.kind == Kind::Auth && first).then(|| self.state.password()),
             media: entry.media.clone().map(|dir| vec![dir]),
             rtsp_listen: entry.rtsp_port.map(|port| self.at(port).to_string()),
         };
@@ -202,7 +220,7 @@ impl Settings {
     }
 }
 
-fn write_toml(path: &Path, comment: &str, value: &impl Serialize) -> anyhow::Result<()> {
+pub(super) fn write_toml(path: &Path, comment: &str, value: &impl Serialize) -> anyhow::Result<()> {
     let text = toml::to_string(value)
         .with_context(|| format!("cannot put {} into words", path.display()))?;
     write_private(path, &format!("# {comment}\n\n{text}"))
@@ -226,6 +244,7 @@ mod tests {
             media: vec!["/films/a b".into()],
             host: Ipv4Addr::LOCALHOST.into(),
             cluster: None,
+            known_mains: Vec::new(),
             bin_dir: dir.to_owned(),
         }
     }

@@ -2,10 +2,10 @@
 
 use super::{Failure, RunArgs, media, state::State};
 use anyhow::{Context, anyhow};
-use iceflix_core::api::InstanceId;
+use iceflix_core::{api::InstanceId, trust::Invitation};
 use std::{
     ffi::OsStr,
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
 };
@@ -23,6 +23,8 @@ pub struct Settings {
     pub host: IpAddr,
     /// The cluster's name, if it was chosen.
     pub cluster: Option<String>,
+    /// Mains on other machines, known since this one was let in.
+    pub known_mains: Vec<SocketAddr>,
     /// Where the services' programs are.
     pub bin_dir: PathBuf,
 }
@@ -70,15 +72,44 @@ impl Settings {
                 "CLUSTER is 1 to 64 of a-z, 0-9 and '-', not {name:?}"
             )));
         }
+        let state = state_of(&args.state)?;
+        let joined = match state.file("cluster.toml").exists() {
+            true => state.record(None)?.joined,
+            false => None,
+        };
+        let towards = match &args.join {
+            Some(Invitation::Machine { issuer, .. }) => Some(*issuer),
+            _ => joined.as_ref().map(|joined| joined.issuer),
+        };
         Ok(Self {
-            state: state_of(&args.state)?,
+            state,
             instances: args.instances,
             media: media::split(&list, &base, home.as_deref()).map_err(Failure::Usage)?,
-            host: host(&args.host)?,
+            host: match (&args.host, towards) {
+                (Some(typed), _) => host(typed)?,
+                (None, Some(issuer)) => towards_it(issuer)?,
+                (None, None) => Ipv4Addr::LOCALHOST.into(),
+            },
+            known_mains: joined.map_or_else(Vec::new, |joined| joined.mains),
             cluster: args.cluster.clone(),
             bin_dir,
         })
     }
+}
+
+/// The address of this machine's by which a machine of the cluster is reached, and which is
+/// therefore the one by which it reaches this machine. Nothing is sent.
+fn towards_it(issuer: SocketAddr) -> Result<IpAddr, Failure> {
+    let any: SocketAddr = match issuer {
+        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+    };
+    let own = UdpSocket::bind(any)
+        .and_then(|socket| socket.connect(issuer).and_then(|()| socket.local_addr()))
+        .with_context(|| {
+            format!("{issuer} cannot be reached from here; give this machine's address with HOST")
+        })?;
+    Ok(own.ip())
 }
 
 /// The address to listen on.

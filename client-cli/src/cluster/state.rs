@@ -6,6 +6,7 @@ use std::{
     ffi::OsString,
     fs::{self, File, OpenOptions, Permissions, TryLockError},
     io::{self, Write},
+    net::SocketAddr,
     os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     time::Duration,
@@ -59,6 +60,34 @@ impl State {
     /// Where the admin's first password is.
     pub fn password(&self) -> PathBuf {
         self.file("admin.password")
+    }
+
+    /// Where the certificate of an instance is.
+    pub fn identity(&self, name: &str) -> PathBuf {
+        self.file(name).join("identity")
+    }
+
+    /// Where an instance answered when it was started last.
+    pub fn listens(&self, name: &str) -> Result<SocketAddr> {
+        let path = self.file(&format!("{name}.toml"));
+        let text =
+            fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let config: toml::Table =
+            toml::from_str(&text).with_context(|| format!("{} is damaged", path.display()))?;
+        let listen = config.get("listen").and_then(toml::Value::as_str);
+        let listen = listen.with_context(|| format!("{} has no `listen`", path.display()))?;
+        Ok(listen.parse()?)
+    }
+
+    /// The record of a cluster that was started here.
+    pub fn existing(&self) -> Result<Record> {
+        if !self.file("cluster.toml").exists() {
+            bail!(
+                "no cluster was started in {}; name its state directory with --state",
+                self.dir.display()
+            );
+        }
+        self.record(None)
     }
 
     /// Where the cluster's authority is, on a machine that has it.
@@ -165,6 +194,7 @@ impl State {
                     Some(name) => name.to_owned(),
                     None => format!("iceflix-{}", hex::encode(rand::random::<[u8; 4]>())),
                 },
+                joined: None,
                 instances: Vec::new(),
             },
             Err(error) => {

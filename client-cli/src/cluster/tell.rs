@@ -93,13 +93,14 @@ impl Manner {
                 ),
             ));
         }
-        steps.push((
-            "Log in as admin",
-            format!(
+        let login = match state.password().exists() {
+            true => format!(
                 "{program} login admin --password-stdin < {}",
                 self.path(&state.password())
             ),
-        ));
+            false => format!("{program} login NAME"),
+        };
+        steps.push(("Log in", login));
         steps.push(("See what is there", format!("{program} search")));
         steps.push(("Play a film", format!("{program} play ID")));
         steps.push(("All that at a prompt", program));
@@ -170,6 +171,7 @@ mod tests {
             media: vec!["/not/there".into()],
             host: std::net::Ipv4Addr::LOCALHOST.into(),
             cluster: None,
+            known_mains: Vec::new(),
             bin_dir: "/t".into(),
         };
         let service = Service {

@@ -81,6 +81,7 @@ impl Bench {
             media: vec![dir.path().join("films")],
             host: Ipv4Addr::LOCALHOST.into(),
             cluster: None,
+            known_mains: Vec::new(),
             bin_dir: dir.path().to_owned(),
         };
         let bench = Self { dir, settings };

@@ -224,7 +224,7 @@ mod tests {
 
     #[test]
     fn commands_are_completed() {
-        assert_eq!(offered("se"), ["search", "select"]);
+        assert_eq!(offered("se"), ["search", "select", "session"]);
         assert_eq!(offered("--json stat"), ["status"]);
         assert!(offered("").contains(&"exit".to_owned()));
         assert_eq!(offered("user pa"), ["passwd"]);

@@ -20,6 +20,7 @@ pub struct Home {
     pub runtime: Arc<tokio::runtime::Runtime>,
 }
 
+#[derive(Debug)]
 pub struct Told {
     pub code: i32,
     pub stdout: String,

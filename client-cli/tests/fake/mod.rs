@@ -6,6 +6,7 @@
 
 pub mod home;
 mod services;
+mod streaming;
 
 use iceflix_core::api::auth::{AuthError, Authenticator, PreHash, Role, SessionProof, Token};
 use iceflix_core::api::catalog::{Catalog, CatalogError, Tile};

@@ -1,6 +1,7 @@
 //! Authenticator: users, sessions and the tokens that open everything else.
 
-use super::{MediaId, Page, PageRequest, SessionId, TokenError};
+use super::{Instance, InstanceId, Kind, MediaId, Page, PageRequest, SessionId, TokenError};
+use crate::trust::invitation::InvitationSecret;
 use serde::{Deserialize, Serialize};
 use std::{fmt, net::IpAddr};
 
@@ -100,6 +101,28 @@ pub enum AuthError {
     /// There is no such grant: it is over, or it is not yours.
     #[error("there is no such grant")]
     UnknownGrant,
+    /// The invitation is unknown here, over, or was used by another machine.
+    #[error(
+        "the invitation is not good (any more): each is for one machine and a limited time; ask for \
+         another with `iceflix cluster invite`"
+    )]
+    NotInvited,
+    /// The invitation is for other roles than these.
+    #[error(
+        "the invitation is not for a {0} service; `iceflix cluster invite --role {0}` makes one"
+    )]
+    NotForRole(Kind),
+    /// The request is not one for a certificate, or names an instance that there is.
+    #[error("no certificate can be made for that: {0}")]
+    BadRequest(String),
+    /// Only a service of the cluster may ask for that, and only of the right kind.
+    #[error("only an authenticator's machine may do that")]
+    NotAuthenticator,
+    /// The instance was expelled.
+    #[error(
+        "this instance was expelled from the cluster; it takes a new invitation, and a new name"
+    )]
+    Expelled,
 }
 
 /// What a login gives.
@@ -124,6 +147,38 @@ pub struct Granted {
     pub grant: Grant,
     /// When it is over, in seconds since 1970.
     pub until: u64,
+}
+
+/// What a joining instance wants a certificate for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CertificateRequest {
+    /// What it is to be.
+    pub kind: Kind,
+    /// Which instance: a name that nobody has.
+    pub instance: InstanceId,
+    /// The request, signed with its new private key (PKCS #10, DER).
+    pub request: Vec<u8>,
+}
+
+/// What a machine that was let in needs to know.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Welcome {
+    /// The authority's certificate, in PEM.
+    pub authority: String,
+    /// The instances' certificates, in PEM, in the order in which they were asked for.
+    pub certificates: Vec<String>,
+    /// The authority's private key, in PEM, if one of the instances is an authenticator.
+    pub authority_key: Option<String>,
+    /// Where the cluster's authenticators and Mains answer.
+    pub contacts: Vec<Instance>,
+    /// Where the bus of the authenticator that says this is.
+    pub bus: Vec<String>,
+}
+
+impl fmt::Debug for Welcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Welcome({} certificates, …)", self.certificates.len())
+    }
 }
 
 /// A user as an admin sees them.
@@ -227,4 +282,23 @@ pub trait Authenticator {
     /// Ends a grant, and thereby its stream: one's own, or as an admin anybody's. Ending an ended
     /// one is no error.
     async fn end_grant(token: Token, id: SessionId) -> Result<(), AuthError>;
+    /// An authenticator's machine: makes an invitation for instances of these kinds, good at this
+    /// authenticator, once, and for so many seconds.
+    async fn invite(
+        secret: InvitationSecret,
+        roles: Vec<Kind>,
+        seconds: u64,
+    ) -> Result<(), AuthError>;
+    /// Redeems an invitation for certificates. The same requests may be sent again when the answer
+    /// was lost; others find it used.
+    async fn join(
+        secret: InvitationSecret,
+        requests: Vec<CertificateRequest>,
+    ) -> Result<Welcome, AuthError>;
+    /// A new certificate (PEM) for the key and the instance of an earlier one (PEM), which may be
+    /// over. The request (PKCS #10, DER) is signed with that key.
+    async fn renew_certificate(request: Vec<u8>, earlier: String) -> Result<String, AuthError>;
+    /// An authenticator's machine: nobody calls or answers that instance from now on, and its
+    /// certificate is not renewed. Expelling it again is no error.
+    async fn expel(instance: InstanceId) -> Result<(), AuthError>;
 }

@@ -33,6 +33,19 @@ pub struct DirectoryView {
     pub instances: Vec<Instance>,
 }
 
+impl DirectoryView {
+    /// One in which nobody is.
+    pub fn empty() -> Self {
+        Self {
+            version: DirectoryVersion {
+                counter: 0,
+                number: 0,
+            },
+            instances: Vec::new(),
+        }
+    }
+}
+
 /// The front door.
 #[tarpc::service]
 pub trait Main {

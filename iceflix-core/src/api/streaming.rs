@@ -39,7 +39,8 @@ pub enum StreamError {
 /// An authorised stream.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stream {
-    /// Its id, also the last part of its URL. Secret: whoever has it can watch.
+    /// Its id, also the last part of its URL. Secret: whoever has it, at an address from which it
+    /// may be fetched, can watch.
     pub stream: StreamId,
     /// Where a player finds it. The host is the address by which the caller reached the node.
     pub url: String,

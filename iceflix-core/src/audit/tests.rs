@@ -110,6 +110,25 @@ async fn a_disk_that_fails_for_a_while_leaves_whole_lines_and_a_count() {
     assert_eq!((&said[1]["action"], said.len()), (&"logout".into(), 2));
 }
 
+#[tokio::test]
+async fn a_request_is_written_once_also_when_nobody_waits_for_its_end() {
+    let (dir, path) = place();
+    let audit = Audit::open(dir.path(), Kind::Auth, &auth_1()).unwrap();
+    let begin = |action| audit.begin(action, |event| event.user("ada"));
+    begin("login").ends(None);
+    begin("logout").ends(Some("session_ended"));
+    drop(begin("add_user"));
+    audit.flush().await;
+    let said = lines(&path);
+    for (line, outcome) in said.iter().zip(["done", "refused", "abandoned"]) {
+        assert_eq!(
+            (&line["outcome"], &line["user"]),
+            (&outcome.into(), &"ada".into())
+        );
+    }
+    assert_eq!(said.len(), 3);
+}
+
 #[test]
 fn a_million_bytes_of_name_are_one_short_line() {
     for name in [

@@ -12,15 +12,24 @@ use zenoh::{
 };
 
 type OnSample = Arc<dyn Fn(Sample) + Send + Sync>;
+type OnAlive = Arc<dyn Fn(ZenohId, Seen) + Send + Sync>;
 type OnQuery = Arc<dyn Fn(Query) + Send + Sync>;
 
 /// What is declared, on which key, and what is done when something comes.
 #[derive(Clone)]
 pub(super) enum What {
     Subscriber(String, OnSample),
-    Watcher(String, OnSample),
+    Watcher(String, OnAlive),
     Token(String),
     Queryable(String, OnQuery),
+}
+
+/// What a session sees of who is alive.
+pub(super) enum Seen {
+    /// A key came or went.
+    Sample(Sample),
+    /// The session sees nothing any more: it was left.
+    Nothing,
 }
 
 /// A declaration on one session; dropping it takes it back.
@@ -78,16 +87,19 @@ impl Declared {
 
     /// Takes it back from all other sessions.
     pub(super) async fn only_on(&self, session: &Session) {
-        let others: Vec<Held> = {
+        let (others, what) = {
             let mut state = self.state();
-            let (here, others) = std::mem::take(&mut state.held)
+            let (here, others): (Vec<_>, Vec<_>) = std::mem::take(&mut state.held)
                 .into_iter()
                 .partition(|(zid, _)| *zid == session.zid());
             state.held = here;
-            others.into_iter().map(|(_, held)| held).collect()
+            (others, state.what.clone())
         };
-        for held in others {
+        for (zid, held) in others {
             held.take_back().await;
+            if let Some(What::Watcher(_, heard)) = &what {
+                heard(zid, Seen::Nothing);
+            }
         }
     }
 
@@ -127,14 +139,17 @@ async fn declare(session: &Session, what: What) -> Result<Held, BusError> {
             .await
             .map(|held| Held::Subscriber { _taken_back: held })
             .map_err(operation("subscribe to", &key)),
-        What::Watcher(key, heard) => session
-            .liveliness()
-            .declare_subscriber(&key)
-            .history(true)
-            .callback(move |sample| heard(sample))
-            .await
-            .map(|held| Held::Subscriber { _taken_back: held })
-            .map_err(operation("watch", &key)),
+        What::Watcher(key, heard) => {
+            let zid = session.zid();
+            session
+                .liveliness()
+                .declare_subscriber(&key)
+                .history(true)
+                .callback(move |sample| heard(zid, Seen::Sample(sample)))
+                .await
+                .map(|held| Held::Subscriber { _taken_back: held })
+                .map_err(operation("watch", &key))
+        }
         What::Token(key) => session
             .liveliness()
             .declare_token(&key)

@@ -392,6 +392,29 @@ async fn nobody_sees_a_departure_when_a_certificate_is_renewed() {
     }
 }
 
+#[test]
+fn who_is_seen_by_one_session_has_not_left() {
+    let key = || "k".to_owned();
+    let event = |alive| vec![Alive { key: key(), alive }];
+    let mut seen = SeenBy::default();
+    assert_eq!(seen.sample(1, key(), true), event(true));
+    // The second session meets it, loses it and meets it again.
+    assert_eq!(seen.sample(2, key(), true), event(true));
+    assert_eq!(seen.sample(2, key(), false), []);
+    assert_eq!(seen.sample(2, key(), true), event(true));
+    assert_eq!(seen.nothing(1), []);
+    assert_eq!(seen.sample(2, key(), false), event(false));
+    // What only the first saw is gone with it.
+    assert_eq!(seen.sample(1, key(), true), event(true));
+    assert_eq!(seen.nothing(1), event(false));
+    assert_eq!(seen.nothing(2), []);
+    assert_eq!(
+        seen.sample(2, key(), false),
+        event(false),
+        "as it always was"
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_subscription_ends_with_the_bus() {
     let authority = Authority::create(CLUSTER).unwrap();

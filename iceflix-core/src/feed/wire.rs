@@ -54,7 +54,7 @@ pub(super) fn encode<T: Serialize>(message: &T) -> Vec<u8> {
 }
 
 /// Reads a message; `None` when it is malformed.
-pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
+pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
     serde_json::from_slice(bytes).ok()
 }
 

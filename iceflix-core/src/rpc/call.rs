@@ -213,6 +213,12 @@ impl Caller {
         }
     }
 
+    /// Calls by address only: its directory is empty.
+    pub fn by_address(security: Security) -> Self {
+        let (_, nobody) = watch::channel(Arc::new(DirectoryView::empty()));
+        Self::new(nobody, security)
+    }
+
     /// Asks something that is quick to answer. See [`Caller::call_with`].
     ///
     /// # Errors

@@ -10,15 +10,18 @@ use std::{
 use tarpc::{ClientMessage, Request, context, trace};
 use tokio_util::{
     bytes::{Bytes, BytesMut},
-    codec::{Framed, LengthDelimitedCodec},
+    codec::{Decoder as _, Framed, LengthDelimitedCodec},
 };
 
-use super::link::Io;
+use super::{frames::Frames, link::Io};
 use crate::api::MAX_FRAME;
 
 /// The longest deadline that a request may bring. tarpc adds what it reads to the clock, which
 /// panics when the sum is beyond it.
 const MAX_DEADLINE: Duration = Duration::from_secs(120);
+
+/// The room for what arrives that a connection begins with, in bytes: for a common request.
+const INITIAL_BUFFER: usize = 1 << 10;
 
 fn bincode() -> impl Options {
     bincode::DefaultOptions::new()
@@ -35,6 +38,25 @@ pub fn framed(io: Box<dyn Io>) -> Framed<Box<dyn Io>, LengthDelimitedCodec> {
     LengthDelimitedCodec::builder()
         .max_frame_length(MAX_FRAME)
         .new_framed(io)
+}
+
+/// The same, for bytes from anybody.
+pub fn framed_from_anybody(io: Box<dyn Io>) -> Framed<Box<dyn Io>, Frames> {
+    Framed::with_capacity(io, Frames::new(MAX_FRAME), INITIAL_BUFFER)
+}
+
+/// Reads whatever a connection might bring, as a service that takes `Req` does, and says how many
+/// messages were in it. For fuzzing.
+pub fn read_all<Req: for<'a> Deserialize<'a>>(bytes: &[u8]) -> usize {
+    let mut unread = BytesMut::from(bytes);
+    let mut frames = Frames::new(MAX_FRAME);
+    let mut messages = 0;
+    while let Ok(Some(frame)) = frames.decode(&mut unread) {
+        let message: io::Result<ClientMessage<Req>> =
+            tokio_serde::Deserializer::deserialize(Pin::new(&mut ServerCodec), &frame);
+        messages += usize::from(message.is_ok());
+    }
+    messages
 }
 
 /// The caller's side: any message both ways.

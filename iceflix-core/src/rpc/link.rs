@@ -41,8 +41,8 @@ use tokio::{
 };
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-/// How long opening a connection may take. On a LAN an answer takes milliseconds; a machine that
-/// is gone does not answer at all.
+/// How long opening a TCP connection may take. On a LAN an answer takes milliseconds; a machine that
+/// is gone does not answer at all. How long the rest may take is the caller's to bound.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// What is spoken inside TLS (ALPN, RFC 7301).
@@ -223,17 +223,14 @@ impl Security {
         kind: Kind,
         address: SocketAddr,
     ) -> io::Result<(Box<dyn Io>, Option<InstanceId>)> {
-        let opening = async {
-            let tcp = TcpStream::connect(address).await?;
-            tcp.set_nodelay(true)?;
-            // Not looked at: the certificate is to name the kind.
-            let name = ServerName::try_from(kind.as_str()).map_err(io::Error::other)?;
-            let connector = &self.inner.connectors[kind as usize];
-            connector.connect(name, tcp).await
-        };
-        let tls = tokio::time::timeout(CONNECT_TIMEOUT, opening)
+        let tcp = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address))
             .await
             .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+        tcp.set_nodelay(true)?;
+        // Not looked at: the certificate is to name the kind.
+        let name = ServerName::try_from(kind.as_str()).map_err(io::Error::other)?;
+        let connector = &self.inner.connectors[kind as usize];
+        let tls = connector.connect(name, tcp).await?;
         let shown = tls.get_ref().1.peer_certificates();
         let name = shown
             .and_then(<[CertificateDer]>::first)

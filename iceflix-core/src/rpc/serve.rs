@@ -2,9 +2,11 @@
 
 use super::{
     codec::ServerCodec,
+    door::{Door, Pass},
+    frames::{Frames, STEP},
     link::{Io, Peer, Security},
 };
-use crate::api::InstanceId;
+use crate::{api::InstanceId, limits::raise_nofile_limit};
 use futures::{Sink, Stream, StreamExt, ready};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -13,21 +15,19 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tarpc::{ClientMessage, Response, server::BaseChannel};
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket},
     sync::{OwnedSemaphorePermit, Semaphore},
 };
 use tokio_util::{
-    codec::{Framed, LengthDelimitedCodec},
+    bytes::BytesMut,
+    codec::Framed,
     sync::{CancellationToken, PollSemaphore, WaitForCancellationFutureOwned},
     task::TaskTracker,
 };
-
-/// How many connections one listener holds at once; more wait in the kernel's queue.
-const MAX_CONNECTIONS: usize = 4096;
 
 /// How many requests of one connection are handled at once; more are not read until some are
 /// answered.
@@ -35,6 +35,16 @@ const MAX_IN_FLIGHT: usize = 256;
 
 /// How long the requests in flight may take to finish once the service is stopping.
 const DRAIN: Duration = Duration::from_secs(10);
+
+/// How many connections may wait to be accepted, if the system lets them: it drops those beyond,
+/// whose senders then try again only after a second.
+const BACKLOG: u32 = 4096;
+
+/// How long accepting pauses when the system has no room for another connection.
+const NO_ROOM: Duration = Duration::from_millis(100);
+
+/// How often, at most, it is logged that connections cannot be accepted.
+const TELL: Duration = Duration::from_secs(10);
 
 /// An address could not be listened on.
 #[derive(Debug, thiserror::Error)]
@@ -55,7 +65,7 @@ pub struct Listener {
 
 /// Messages over frames over a connection.
 type Messages<Req, Resp> = tokio_serde::Framed<
-    Framed<Box<dyn Io>, LengthDelimitedCodec>,
+    Framed<Box<dyn Io>, Frames>,
     ClientMessage<Req>,
     Response<Resp>,
     ServerCodec,
@@ -70,14 +80,35 @@ pub struct ServerLink<Req, Resp> {
     stopped: bool,
     room: PollSemaphore,
     place: Option<OwnedSemaphorePermit>,
+    pass: Arc<Pass>,
+    /// Whether a request is on its way, and a long one: what the door was told.
+    frame: Option<bool>,
+    /// How many bytes of answers there have been.
+    answered: u64,
+    /// How many of these were taken when it was last waited for; `None` when all were.
+    taken: Option<u64>,
 }
 
 /// A request's place among those in flight, given back when it is done (or panics).
-struct Place(Arc<Semaphore>);
+struct Place {
+    room: Arc<Semaphore>,
+    pass: Arc<Pass>,
+}
+
+impl Place {
+    fn take(room: &Arc<Semaphore>, pass: &Arc<Pass>) -> Self {
+        pass.begin();
+        Self {
+            room: Arc::clone(room),
+            pass: Arc::clone(pass),
+        }
+    }
+}
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.add_permits(1);
+        self.room.add_permits(1);
+        self.pass.done();
     }
 }
 
@@ -92,14 +123,29 @@ where
     BaseChannel::with_defaults(link)
 }
 
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    // So that a service that was just stopped can start again at its address.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
 impl Listener {
-    /// Listens on an address; port 0 takes a free one.
+    /// Listens on an address; port 0 takes a free one. Raises the process's limit of open files,
+    /// each connection being one.
     ///
     /// # Errors
     /// When the address is taken or not this machine's.
     pub async fn bind(address: SocketAddr, security: Security) -> Result<Self, BindError> {
         let failed = |source| BindError { address, source };
-        let tcp = TcpListener::bind(address).await.map_err(failed)?;
+        if let Err(error) = raise_nofile_limit() {
+            tracing::warn!(%error, "the limit of open files could not be raised");
+        }
+        let tcp = listen(address).map_err(failed)?;
         let address = tcp.local_addr().map_err(failed)?;
         Ok(Self {
             tcp,
@@ -127,8 +173,13 @@ impl Listener {
         F: Future<Output = ()> + Send + 'static,
     {
         let connections = TaskTracker::new();
-        let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-        let accepting = self.accept_all(&connections, &room, &stop, &handle);
+        let door = Door::for_this_process();
+        let accepting = async {
+            tokio::select! {
+                () = self.accept_all(&connections, &door, &stop, &handle) => {}
+                () = door.look_after() => {}
+            }
+        };
         stop.run_until_cancelled(accepting).await;
         // Whoever knocks now is refused at once, and turns to another instance.
         drop(self);
@@ -147,7 +198,7 @@ impl Listener {
     async fn accept_all<Req, Resp, H, S, F>(
         &self,
         connections: &TaskTracker,
-        room: &Arc<Semaphore>,
+        door: &Door,
         stop: &CancellationToken,
         handle: &H,
     ) where
@@ -157,26 +208,46 @@ impl Listener {
         S: Stream<Item = F> + Send + 'static,
         F: Future<Output = ()> + Send + 'static,
     {
+        let mut told: Option<Instant> = None;
         loop {
-            // The semaphore is never closed.
-            let Ok(place) = Arc::clone(room).acquire_owned().await else {
-                return;
-            };
-            let tcp = match self.tcp.accept().await {
-                Ok((tcp, _)) => tcp,
+            door.room().await;
+            let (tcp, address) = match self.tcp.accept().await {
+                Ok(accepted) => accepted,
+                // It left again before it was its turn.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
                 Err(error) => {
-                    // Out of file descriptors, or a client that left again: go on shortly.
-                    tracing::warn!(%error, "a connection could not be accepted");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    // Most likely there are no file descriptors left.
+                    if told.is_none_or(|told| told.elapsed() >= TELL) {
+                        tracing::warn!(%error, "connections cannot be accepted; closing some");
+                        told = Some(Instant::now());
+                    }
+                    door.shed();
+                    tokio::time::sleep(NO_ROOM).await;
                     continue;
                 }
             };
+            let pass = Arc::new(door.enter(address.ip()));
             let (security, stop, handle) = (self.security.clone(), stop.clone(), handle.clone());
             let requests = connections.clone();
             connections.spawn(async move {
-                let _place = place;
-                if let Err(error) = connection(tcp, security, stop, handle, requests).await {
-                    tracing::debug!(%error, "a connection failed before it was used");
+                let closed = pass.closed();
+                let serving = async {
+                    // One that has asked nothing yet is not waited for at the end.
+                    let opened = stop.run_until_cancelled(security.accept(tcp)).await;
+                    let Some(opened) = opened else { return Ok(()) };
+                    let (io, peer) = opened?;
+                    let service = peer.instance.clone();
+                    let caller = service.map(|instance| (instance, security.clone()));
+                    connection(io, peer, caller, stop, handle, requests, pass).await;
+                    Ok::<(), io::Error>(())
+                };
+                tokio::select! {
+                    // What it has asked is given up: nobody is there to hear the answers, or
+                    // nobody is to.
+                    () = closed => {}
+                    served = serving => if let Err(error) = served {
+                        tracing::debug!(%error, "a connection failed before it was used");
+                    }
                 }
             });
         }
@@ -184,40 +255,75 @@ impl Listener {
 }
 
 async fn connection<Req, Resp, H, S, F>(
-    tcp: TcpStream,
-    security: Security,
+    io: Box<dyn Io>,
+    peer: Peer,
+    caller: Option<(InstanceId, Security)>,
     stop: CancellationToken,
     handle: H,
     requests: TaskTracker,
-) -> io::Result<()>
-where
+    pass: Arc<Pass>,
+) where
     Req: for<'a> Deserialize<'a>,
     Resp: Serialize,
     H: Fn(Peer, ServerLink<Req, Resp>) -> S,
     S: Stream<Item = F>,
     F: Future<Output = ()> + Send + 'static,
 {
-    let (io, peer) = security.clone().accept(tcp).await?;
     let room = Arc::new(Semaphore::new(MAX_IN_FLIGHT));
-    let caller = peer.instance.clone().map(|instance| (instance, security));
     let link = ServerLink {
         caller,
-        inner: tokio_serde::Framed::new(super::codec::framed(io), ServerCodec),
+        inner: tokio_serde::Framed::new(super::codec::framed_from_anybody(io), ServerCodec),
         stop: Box::pin(stop.cancelled_owned()),
         stopped: false,
         room: PollSemaphore::new(Arc::clone(&room)),
         place: None,
+        pass: Arc::clone(&pass),
+        frame: None,
+        answered: 0,
+        taken: None,
     };
     // The stream is polled until its last request is answered: it is what writes the answers.
     let mut handling = std::pin::pin!(handle(peer, link));
     while let Some(request) = handling.next().await {
-        let place = Place(Arc::clone(&room));
+        let place = Place::take(&room, &pass);
         requests.spawn(async move {
             let _place = place;
             request.await;
         });
     }
-    Ok(())
+}
+
+impl<Req, Resp> ServerLink<Req, Resp> {
+    /// Tells the door whether a request has begun that is not complete.
+    fn tell_of_frame(&mut self) {
+        let frames = self.inner.get_ref();
+        let unread = frames.read_buffer();
+        let begun = frames.codec().begun(unread);
+        let frame = begun.then_some(unread.len() > STEP);
+        if frame != self.frame {
+            self.frame = frame;
+            self.pass.frame(frame);
+        }
+    }
+
+    /// Tells the door whether answers are being taken.
+    fn tell_of_writing(&mut self, written: &Poll<io::Result<()>>) {
+        let waiting = self.inner.get_ref().write_buffer().len() as u64;
+        let taken = written
+            .is_pending()
+            .then(|| self.answered.saturating_sub(waiting));
+        if taken != self.taken {
+            self.taken = taken;
+            self.pass.stuck(taken.is_some());
+        }
+        if taken.is_none() {
+            // A long answer's buffer is not kept.
+            let buffer = self.inner.get_mut().write_buffer_mut();
+            if buffer.is_empty() && buffer.capacity() > STEP {
+                *buffer = BytesMut::new();
+            }
+        }
+    }
 }
 
 impl<Req, Resp> Stream for ServerLink<Req, Resp>
@@ -237,7 +343,9 @@ where
         if this.place.is_none() {
             this.place = ready!(this.room.poll_acquire(cx));
         }
-        let next = ready!(Pin::new(&mut this.inner).poll_next(cx));
+        let next = Pin::new(&mut this.inner).poll_next(cx);
+        this.tell_of_frame();
+        let next = ready!(next);
         if let Some((instance, security)) = &this.caller
             && security.is_expelled(instance)
         {
@@ -265,18 +373,35 @@ where
     type Error = io::Error;
 
     fn poll_ready(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().inner).poll_ready(cx)
+        let this = self.get_mut();
+        let ready = Pin::new(&mut this.inner).poll_ready(cx);
+        // It is also ready when only most of the answers were taken.
+        if ready.is_pending() {
+            this.tell_of_writing(&ready);
+        }
+        ready
     }
 
     fn start_send(self: Pin<&mut Self>, item: Response<Resp>) -> io::Result<()> {
-        Pin::new(&mut self.get_mut().inner).start_send(item)
+        let this = self.get_mut();
+        let before = this.inner.get_ref().write_buffer().len();
+        let sent = Pin::new(&mut this.inner).start_send(item);
+        let after = this.inner.get_ref().write_buffer().len();
+        this.answered += after.saturating_sub(before) as u64;
+        sent
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().inner).poll_flush(cx)
+        let this = self.get_mut();
+        let flushed = Pin::new(&mut this.inner).poll_flush(cx);
+        this.tell_of_writing(&flushed);
+        flushed
     }
 
     fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.get_mut().inner).poll_close(cx)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -22,7 +22,7 @@ pub const CERTIFICATE_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 
 /// How far in the past certificates begin: a machine whose clock is that much behind can use a
 /// new one at once.
-const BACKDATED: Duration = Duration::from_secs(3600);
+pub const BACKDATED: Duration = Duration::from_secs(3600);
 
 /// How long the authority's own certificate is good. It cannot be replaced without inviting every
 /// machine and client anew.

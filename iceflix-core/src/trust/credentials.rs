@@ -50,6 +50,40 @@ impl Name {
     }
 }
 
+/// A new private key, for which a certificate is yet to be had.
+pub struct NewKey(KeyPair);
+
+impl NewKey {
+    /// A new one.
+    ///
+    /// # Errors
+    /// When the operating system gives no random numbers.
+    pub fn generate() -> Result<Self, CertificateError> {
+        Ok(Self(KeyPair::generate()?))
+    }
+
+    /// Asks an authority for a certificate for it (PKCS #10, DER).
+    ///
+    /// # Errors
+    /// When it cannot be signed.
+    pub fn request(&self) -> Result<Vec<u8>, CertificateError> {
+        let request = CertificateParams::default().serialize_request(&self.0)?;
+        Ok(request.der().to_vec())
+    }
+
+    /// The credential, once there is a certificate.
+    ///
+    /// # Errors
+    /// When the certificate is for another key or of another authority.
+    pub fn credential(
+        &self,
+        authority_pem: &str,
+        certificate_pem: &str,
+    ) -> Result<Credential, CertificateError> {
+        Credential::from_pem(authority_pem, certificate_pem, &self.0.serialize_pem())
+    }
+}
+
 /// A certificate with its private key. Never shown. Cheap to clone.
 #[derive(Clone)]
 pub struct Credential {
@@ -309,11 +343,7 @@ impl Credential {
     /// # Errors
     /// When it cannot be signed.
     pub fn request(&self) -> Result<Vec<u8>, CertificateError> {
-        let key = KeyPair::from_pem(&self.inner.key_pem)?;
-        Ok(CertificateParams::default()
-            .serialize_request(&key)?
-            .der()
-            .to_vec())
+        NewKey(KeyPair::from_pem(&self.inner.key_pem)?).request()
     }
 
     /// The same with a new certificate.

@@ -18,7 +18,7 @@ use crate::{
 };
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, OnceLock, PoisonError, RwLock},
     time::{Duration, Instant},
 };
 use tokio::sync::{Mutex, watch};
@@ -41,7 +41,8 @@ struct Inner {
     known: RwLock<Known>,
     changes: watch::Sender<u64>,
     presence: Presence,
-    hearer: Option<Following>,
+    /// Unset in one that is deaf.
+    following: OnceLock<Following>,
 }
 
 struct Following {
@@ -57,6 +58,7 @@ struct Known {
     keys: HashSet<VerifyingKey>,
     ended: HashSet<SessionId>,
     epochs: HashMap<String, u64>,
+    expelled: HashSet<InstanceId>,
 }
 
 impl Known {
@@ -87,8 +89,22 @@ impl Known {
         self.keys.clear();
         self.ended.clear();
         self.epochs.clear();
-        for fact in self.said.values().flat_map(BTreeMap::values) {
+        self.expelled.clear();
+        let facts = self.said.values().flat_map(BTreeMap::values);
+        for fact in facts {
+            if let AuthenticationFact::Expelled { instance } = fact {
+                self.expelled.insert(instance.clone());
+            }
+        }
+        let by_speaker = self.said.iter();
+        let facts =
+            by_speaker.flat_map(|(speaker, facts)| facts.values().map(move |f| (speaker, f)));
+        for (speaker, fact) in facts {
             match fact {
+                // Whose certificate is not to be trusted signs no tokens either. What it revoked
+                // stays so.
+                AuthenticationFact::Key(_) if self.expelled.contains(speaker) => {}
+                AuthenticationFact::Expelled { .. } => {}
                 AuthenticationFact::Key(key) => {
                     let mut bytes = [0; 32];
                     if hex::decode_to_slice(key, &mut bytes).is_ok() {
@@ -129,34 +145,35 @@ impl Verifier {
             known.learn(heard);
         }
         let mut alive = hearer.alive();
-        let inner = Arc::new_cyclic(|inner: &std::sync::Weak<Inner>| {
-            let weak = inner.clone();
-            let task = tokio::spawn(async move {
-                loop {
-                    tokio::select! {
-                        heard = heard.recv() => {
-                            let (Some(heard), Some(inner)) = (heard, weak.upgrade()) else { return };
-                            inner.learn(heard);
-                        }
-                        Ok(()) = alive.changed() => {
-                            let Some(inner) = weak.upgrade() else { return };
-                            let seen = alive.borrow_and_update().clone();
-                            inner.presence.seen(seen, tokio::time::Instant::now());
-                        }
+        let inner = Arc::new(Inner {
+            cluster: topics.cluster().to_owned(),
+            known: RwLock::new(known),
+            changes,
+            presence: Presence::default(),
+            following: OnceLock::new(),
+        });
+        // It ends with the last of those who ask here. There is something to hear at once, so it
+        // begins when all it is told for is in place.
+        let weak = Arc::downgrade(&inner);
+        let task = tokio::spawn(async move {
+            loop {
+                tokio::select! {
+                    heard = heard.recv() => {
+                        let (Some(heard), Some(inner)) = (heard, weak.upgrade()) else { return };
+                        inner.learn(heard);
+                    }
+                    Ok(()) = alive.changed() => {
+                        let Some(inner) = weak.upgrade() else { return };
+                        let seen = alive.borrow_and_update().clone();
+                        inner.presence.seen(seen, tokio::time::Instant::now());
                     }
                 }
-            });
-            Inner {
-                cluster: topics.cluster().to_owned(),
-                known: RwLock::new(known),
-                changes,
-                presence: Presence::default(),
-                hearer: Some(Following {
-                    hearer,
-                    asked: Mutex::new(None),
-                    _task: AbortOnDropHandle::new(task),
-                }),
             }
+        });
+        inner.following.get_or_init(|| Following {
+            hearer,
+            asked: Mutex::new(None),
+            _task: AbortOnDropHandle::new(task),
         });
         Ok(Self { inner })
     }
@@ -169,7 +186,7 @@ impl Verifier {
                 known: RwLock::default(),
                 changes: watch::channel(0).0,
                 presence: Presence::default(),
-                hearer: None,
+                following: OnceLock::new(),
             }),
         }
     }
@@ -226,17 +243,19 @@ impl Verifier {
     /// # Errors
     /// Says what is wrong with the grant.
     pub async fn check_grant(&self, grant: &Grant) -> Result<Leave, TokenError> {
-        self.judge(|| {
-            let known = self.inner.known.read();
-            let known = known.unwrap_or_else(PoisonError::into_inner);
-            let is_known = |key: &VerifyingKey| known.keys.contains(key);
-            let leave = grant::verify(grant, &self.inner.cluster, is_known, now())?;
-            match known.revoked(&leave.identity) {
-                true => Err(TokenError::Revoked),
-                false => Ok(leave),
-            }
+        self.judge(|| match self.signed(grant)? {
+            leave if self.is_revoked(&leave.identity) => Err(TokenError::Revoked),
+            leave => Ok(leave),
         })
         .await
+    }
+
+    /// What an authenticator signed, revoked since or not.
+    fn signed(&self, grant: &Grant) -> Result<Leave, TokenError> {
+        let known = self.inner.known.read();
+        let known = known.unwrap_or_else(PoisonError::into_inner);
+        let is_known = |key: &VerifyingKey| known.keys.contains(key);
+        grant::verify(grant, &self.inner.cluster, is_known, now())
     }
 
     /// Judges once more, after having asked, when the signer is unknown.
@@ -287,11 +306,7 @@ impl Verifier {
 
     /// The same of a grant.
     pub fn whose_grant(&self, grant: &Grant) -> Option<Identity> {
-        let known = self.inner.known.read();
-        let known = known.unwrap_or_else(PoisonError::into_inner);
-        let is_known = |key: &VerifyingKey| known.keys.contains(key);
-        let leave = grant::verify(grant, &self.inner.cluster, is_known, now());
-        leave.ok().map(|leave| leave.identity)
+        self.signed(grant).ok().map(|leave| leave.identity)
     }
 
     /// Whether what this identity rests on was revoked since.
@@ -300,6 +315,15 @@ impl Verifier {
         known
             .unwrap_or_else(PoisonError::into_inner)
             .revoked(identity)
+    }
+
+    /// The instances that were expelled.
+    pub fn expelled(&self) -> HashSet<InstanceId> {
+        let known = self.inner.known.read();
+        known
+            .unwrap_or_else(PoisonError::into_inner)
+            .expelled
+            .clone()
     }
 
     /// Changes whenever something was learned.
@@ -319,7 +343,7 @@ impl Inner {
     }
 
     async fn ask(&self) {
-        let Some(following) = &self.hearer else {
+        let Some(following) = self.following.get() else {
             return;
         };
         let mut asked = following.asked.lock().await;

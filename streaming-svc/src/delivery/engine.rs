@@ -1,23 +1,22 @@
-//! The RTSP server on a thread of its own: accepting, ending streams, and the sweep of silent
-//! sessions.
+//! The RTSP server on a thread of its own: ending streams, and the sweep of silent sessions.
 
 use super::{
     Access, DeliveryConfig, DeliveryError,
     access::Doors,
     film::{FilmFactory, FilmSource},
+    lobby::{self, Lobby},
     player::{PlayerClient, PlayerServer, mount_path, session_plays},
+    usher::Usher,
 };
 use gst::glib;
 use gst_rtsp_server::{
-    RTSPFilterResult, RTSPMountPoints, RTSPSession, RTSPSessionPool, RTSPThreadPool, gio,
-    gio::prelude::*, prelude::*,
+    RTSPFilterResult, RTSPMountPoints, RTSPSession, RTSPSessionPool, RTSPThreadPool, prelude::*,
 };
 use iceflix_core::api::StreamId;
-use nix::libc;
 use std::{
     collections::HashMap,
     net::{SocketAddr, TcpListener},
-    sync::{Mutex, MutexGuard, PoisonError, mpsc},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
     thread::JoinHandle,
     time::Duration,
 };
@@ -39,11 +38,13 @@ pub(super) struct Engine {
     server: PlayerServer,
     mounts: RTSPMountPoints,
     pool: RTSPSessionPool,
-    /// Accepting, which holds the listening socket, and sweeping.
+    /// Accepting, which holds the listening socket.
+    lobby: Lobby,
+    /// Sweeping, and looking at connections.
     sources: Mutex<Vec<glib::Source>>,
     main_loop: glib::MainLoop,
     thread: Mutex<Option<JoinHandle<()>>>,
-    streams: Mutex<HashMap<StreamId, FilmFactory>>,
+    streams: Arc<Mutex<HashMap<StreamId, FilmFactory>>>,
     doors: Doors,
 }
 
@@ -56,7 +57,7 @@ impl Engine {
         };
         let listener = TcpListener::bind(config.listen).map_err(bind)?;
         let local_addr = listener.local_addr().map_err(bind)?;
-        let socket = listening(listener, config).map_err(DeliveryError::Socket)?;
+        lobby::prepare(&listener, config.backlog).map_err(DeliveryError::Socket)?;
 
         let limit = config.max_connections.unwrap_or_else(connections_possible);
         let context = glib::MainContext::new();
@@ -74,23 +75,31 @@ impl Engine {
         server.set_content_length_limit(REQUEST_BODY);
 
         let main_loop = glib::MainLoop::new(Some(&context), false);
-        let sources = vec![
-            accepting(&socket, server.clone()),
-            sweeping(server.clone(), pool.clone()),
-        ];
+        let streams = Arc::<Mutex<HashMap<_, _>>>::default();
+        let mounted = Arc::clone(&streams);
+        let usher = Usher::new(server.clone(), limit, move |stream| {
+            lock(&mounted).contains_key(stream)
+        });
+        let sources = vec![usher.looking(), sweeping(server.clone(), pool.clone())];
         for source in &sources {
             source.attach(Some(&context));
         }
-        let thread = run(context, main_loop.clone())?;
+        let thread = run(context.clone(), main_loop.clone())?;
+        let lobby = Lobby::open(listener, move |arrived| {
+            let usher = usher.clone();
+            context.invoke_with_priority(glib::Priority::DEFAULT, move || usher.admit(arrived));
+        })
+        .map_err(DeliveryError::Thread)?;
         Ok(Self {
             local_addr,
             server,
             mounts,
             pool,
+            lobby,
             sources: Mutex::new(sources),
             main_loop,
             thread: Mutex::new(Some(thread)),
-            streams: Mutex::default(),
+            streams,
             doors,
         })
     }
@@ -174,6 +183,7 @@ impl Engine {
 
     /// Ends all streams and connections, then the thread.
     pub(super) async fn stop(&self) {
+        self.lobby.close();
         for source in lock(&self.sources).drain(..) {
             source.destroy();
         }
@@ -199,6 +209,7 @@ impl Engine {
 
 impl Drop for Engine {
     fn drop(&mut self) {
+        self.lobby.close();
         for source in lock(&self.sources).drain(..) {
             source.destroy();
         }
@@ -221,48 +232,13 @@ fn end_session(pool: &RTSPSessionPool, session: &RTSPSession) {
     let _ = pool.remove(session);
 }
 
-/// How many connections the process's file descriptors suffice for.
+/// How many connections the process's file descriptors suffice for. A quarter of them is for
+/// other things: callers' connections, the bus, files.
 fn connections_possible() -> usize {
-    use nix::sys::resource::{Resource, getrlimit};
-    let descriptors = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
+    let descriptors = iceflix_core::limits::nofile_limit() / 4 * 3;
     usize::try_from(descriptors / DESCRIPTORS_PER_SESSION)
         .unwrap_or(usize::MAX)
         .clamp(8, 1 << 16)
-}
-
-/// Makes the listener GLib's. Options set here are inherited by every connection that it accepts.
-fn listening(listener: TcpListener, config: &DeliveryConfig) -> Result<gio::Socket, glib::Error> {
-    let socket = gio::Socket::from_fd(listener.into())?;
-    socket.set_listen_backlog(i32::from(config.backlog));
-    socket.listen()?;
-    socket.set_blocking(false);
-    // Without this, small packets wait up to 40 ms for an acknowledgement.
-    socket.set_option(libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
-    // A player whose machine or cable is gone is noticed within about a minute.
-    socket.set_option(libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1)?;
-    socket.set_option(libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, 30)?;
-    socket.set_option(libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, 10)?;
-    socket.set_option(libc::IPPROTO_TCP, libc::TCP_KEEPCNT, 3)?;
-    Ok(socket)
-}
-
-/// The source that accepts connections.
-fn accepting(socket: &gio::Socket, server: PlayerServer) -> glib::Source {
-    SocketExtManual::create_source(
-        socket,
-        glib::IOCondition::IN,
-        None::<&gio::Cancellable>,
-        Some("rtsp-accept"),
-        glib::Priority::DEFAULT,
-        move |socket, condition| {
-            if condition.contains(glib::IOCondition::IN)
-                && let Err(error) = server.accept(socket)
-            {
-                tracing::debug!(%error, "a connection was not accepted");
-            }
-            glib::ControlFlow::Continue
-        },
-    )
 }
 
 /// The source that ends sessions whose player has gone silent. Each is ended in the thread of its

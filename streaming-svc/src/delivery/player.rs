@@ -1,19 +1,20 @@
 //! The server's own kinds of RTSP server and client: what is answered to whom, and which stream a
 //! connection has to do with, so that ending the stream ends the connection.
 
-use super::access::Doors;
+mod limits;
+
+use super::{
+    access::Doors,
+    request::{path_of, stream_of},
+};
 use gst::{glib, prelude::*, subclass::prelude::ObjectSubclassIsExt as _};
-use gst_rtsp_server::{
-    RTSPSession, gio,
-    gio::prelude::{InetSocketAddressExt as _, SocketExt as _},
-    prelude::*,
-};
+use gst_rtsp_server::{RTSPContext, RTSPSession, RTSPSessionPool, gio, prelude::*};
 use iceflix_core::api::StreamId;
-use std::{
-    net::IpAddr,
-    sync::{Arc, atomic::AtomicUsize},
-    time::Duration,
-};
+use limits::Limits;
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+/// The most sessions of one stream. A player has one, and perhaps one over UDP that it gave up.
+const SESSIONS_OF_ONE_STREAM: usize = 16;
 
 glib::wrapper! {
     /// An RTSP server that makes [`PlayerClient`]s.
@@ -37,8 +38,8 @@ impl PlayerServer {
         doors: Doors,
     ) -> Self {
         let server: Self = glib::Object::new();
-        let limits = imp::Limits {
-            connections: Arc::new(AtomicUsize::new(0)),
+        let limits = Limits {
+            connections: Arc::default(),
             max_connections,
             session_timeout_s: u32::try_from(session_timeout.as_secs().max(1)).unwrap_or(u32::MAX),
             context,
@@ -49,20 +50,22 @@ impl PlayerServer {
         server
     }
 
-    /// Takes a connection that waits at the listening socket. Called by the server's own thread only.
-    pub(super) fn accept(&self, socket: &gio::Socket) -> Result<(), glib::Error> {
-        let connection = socket.accept(gio::Cancellable::NONE)?;
-        let remote = connection.remote_address()?;
-        let Some(remote) = remote.downcast_ref::<gio::InetSocketAddress>() else {
-            return Ok(());
-        };
-        let address = IpAddr::from(remote.address());
+    /// Takes a connection over, and what was read from it. Called by the server's own thread only.
+    ///
+    /// # Errors
+    /// When there are too many; that was logged.
+    pub(super) fn take(
+        &self,
+        connection: &gio::Socket,
+        peer: SocketAddr,
+        said: &str,
+    ) -> Result<(), glib::BoolError> {
+        let address = peer.ip().to_canonical();
         *self.imp().arriving() = Some(address);
-        let (host, port) = (address.to_string(), i32::from(remote.port()));
-        // It fails when there are too many; that was logged.
-        let _ = self.transfer_connection(connection, &host, port, None);
+        let (host, port) = (address.to_string(), i32::from(peer.port()));
+        let taken = self.transfer_connection(connection.clone(), &host, port, Some(said));
         *self.imp().arriving() = None;
-        Ok(())
+        taken
     }
 
     /// The connections there are.
@@ -96,14 +99,24 @@ impl PlayerClient {
     }
 }
 
-/// The stream that an RTSP path belongs to: `/{stream}` or `/{stream}/stream=0`.
-pub(super) fn stream_of(path: &str) -> Option<StreamId> {
-    path.strip_prefix('/')?.split('/').next()?.parse().ok()
-}
-
 /// The path under which a stream is mounted.
 pub(super) fn mount_path(stream: &StreamId) -> String {
     format!("/{stream}")
+}
+
+/// Whether SETUP would give a stream more sessions than players of one stream need: each takes a
+/// pipeline and a place among those of all streams.
+fn is_one_too_many(pool: Option<RTSPSessionPool>, ctx: &RTSPContext) -> bool {
+    let stream = ctx
+        .uri()
+        .and_then(|uri| stream_of(path_of(&uri.request_uri())));
+    let (Some(stream), Some(pool)) = (stream, pool) else {
+        return false;
+    };
+    let of_it = |session: &RTSPSession| session_plays(session, &stream);
+    // Another track of a session that it has.
+    !ctx.session().is_some_and(&of_it)
+        && pool.filter(None).iter().filter(|it| of_it(it)).count() >= SESSIONS_OF_ONE_STREAM
 }
 
 /// Whether the session has a media of this stream.
@@ -118,6 +131,7 @@ pub(super) fn session_plays(session: &RTSPSession, stream: &StreamId) -> bool {
 mod imp {
     use super::{
         super::{access::Doors, film::FilmMedia},
+        limits::{Limits, Seat},
         stream_of,
     };
     use gst::{glib, prelude::*, subclass::prelude::*};
@@ -132,8 +146,8 @@ mod imp {
         collections::HashSet,
         net::IpAddr,
         sync::{
-            Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-            atomic::{AtomicBool, AtomicUsize, Ordering},
+            Mutex, MutexGuard, OnceLock, PoisonError,
+            atomic::{AtomicBool, Ordering},
         },
     };
 
@@ -145,17 +159,9 @@ mod imp {
     /// guesses at ids shall not fill the memory.
     const REMEMBERED_STREAMS: usize = 64;
 
-    pub struct Limits {
-        pub connections: Arc<AtomicUsize>,
-        pub max_connections: usize,
-        pub session_timeout_s: u32,
-        pub context: glib::MainContext,
-        pub(super) doors: Doors,
-    }
-
     #[derive(Default)]
     pub struct PlayerServer {
-        pub limits: OnceLock<Limits>,
+        pub(super) limits: OnceLock<Limits>,
         /// The address of the connection for which a client is being made.
         arriving: Mutex<Option<IpAddr>>,
     }
@@ -195,30 +201,6 @@ mod imp {
             client.set_content_length_limit(server.content_length_limit());
             client.set_post_session_timeout(POST_SESSION_TIMEOUT_S);
             Some(client.upcast())
-        }
-    }
-
-    /// One of the connections that are let in; dropping it lets another in.
-    pub struct Seat(Arc<AtomicUsize>);
-
-    impl Seat {
-        fn take(limits: &Limits) -> Option<Self> {
-            if limits.connections.fetch_add(1, Ordering::AcqRel) < limits.max_connections {
-                Some(Self(limits.connections.clone()))
-            } else {
-                limits.connections.fetch_sub(1, Ordering::AcqRel);
-                tracing::warn!(
-                    limit = limits.max_connections,
-                    "a player was turned away: too many connections"
-                );
-                None
-            }
-        }
-    }
-
-    impl Drop for Seat {
-        fn drop(&mut self) {
-            self.0.fetch_sub(1, Ordering::AcqRel);
         }
     }
 
@@ -283,8 +265,12 @@ mod imp {
             Some(sdp)
         }
 
-        fn pre_setup_request(&self, _ctx: &RTSPContext) -> RTSPStatusCode {
+        fn pre_setup_request(&self, ctx: &RTSPContext) -> RTSPStatusCode {
             self.has_media.store(true, Ordering::Relaxed);
+            if super::is_one_too_many(self.obj().session_pool(), ctx) {
+                // As when there is no room for another session at all.
+                return RTSPStatusCode::MethodNotValidInThisState;
+            }
             RTSPStatusCode::Ok
         }
 
@@ -408,20 +394,5 @@ mod imp {
             asked.insert(stream);
             true
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_stream_is_the_first_part_of_the_path() {
-        let stream = StreamId::random();
-        assert_eq!(stream_of(&format!("/{stream}")), Some(stream));
-        assert_eq!(stream_of(&format!("/{stream}/stream=1")), Some(stream));
-        assert_eq!(stream_of(&format!("{stream}")), None);
-        assert_eq!(stream_of("/vod"), None);
-        assert_eq!(stream_of("/"), None);
     }
 }

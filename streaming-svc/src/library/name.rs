@@ -1,6 +1,13 @@
-//! A film's first name.
+//! What a file's name says: whether it is a film, and the film's first name.
 
-use std::path::Path;
+use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _, path::Path};
+
+/// Extensions of files that are films, or that people would expect to see listed with the reason
+/// why they are not played.
+const EXTENSIONS: [&str; 22] = [
+    "mp4", "m4v", "mov", "mkv", "webm", "avi", "ts", "m2ts", "mpg", "mpeg", "ogv", "ogg", "flv",
+    "wmv", "mp3", "m4a", "flac", "wav", "opus", "mka", "3gp", "mts",
+];
 
 /// The longest name, in characters; as long as the catalogue takes.
 const LONGEST: usize = 255;
@@ -20,11 +27,22 @@ pub fn film_name(path: &Path) -> String {
     }
 }
 
+/// Whether the name says that this is a film: a known extension, and not hidden.
+pub fn is_film(name: &OsStr) -> bool {
+    let extension = Path::new(name).extension().and_then(OsStr::to_str);
+    !is_hidden(name)
+        && extension.is_some_and(|e| EXTENSIONS.iter().any(|known| known.eq_ignore_ascii_case(e)))
+}
+
+/// Whether the name says that it is not meant to be seen.
+pub fn is_hidden(name: &OsStr) -> bool {
+    name.as_bytes().starts_with(b".")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _};
 
     fn named(bytes: &[u8]) -> String {
         film_name(&Path::new("/films").join(OsStr::from_bytes(bytes)))

@@ -4,24 +4,16 @@
 //! inside their media directory; directories are told apart by device and number, so that a loop
 //! ends. Nothing is opened here, so that no FIFO is waited for.
 
-use super::hash::Stamp;
+use super::{
+    hash::Stamp,
+    name::{is_film, is_hidden},
+};
 use std::{
     collections::{BTreeMap, HashSet},
-    ffi::OsStr,
     fs, io,
-    os::unix::{
-        ffi::OsStrExt as _,
-        fs::{FileTypeExt as _, MetadataExt as _},
-    },
+    os::unix::fs::{FileTypeExt as _, MetadataExt as _},
     path::{Path, PathBuf},
 };
-
-/// Extensions of files that are films, or that people would expect to see listed with the reason
-/// why they are not played.
-const EXTENSIONS: [&str; 22] = [
-    "mp4", "m4v", "mov", "mkv", "webm", "avi", "ts", "m2ts", "mpg", "mpeg", "ogv", "ogg", "flv",
-    "wmv", "mp3", "m4a", "flac", "wav", "opus", "mka", "3gp", "mts",
-];
 
 /// How deep directories may be nested; file systems do not go much further.
 const DEEPEST: usize = 128;
@@ -70,17 +62,6 @@ pub(super) fn roots(media: &[PathBuf]) -> Vec<Root> {
         })
     });
     found.collect()
-}
-
-/// Whether the name says that this is a film: a known extension, and not hidden.
-fn is_film(name: &OsStr) -> bool {
-    let extension = Path::new(name).extension().and_then(OsStr::to_str);
-    !is_hidden(name)
-        && extension.is_some_and(|e| EXTENSIONS.iter().any(|known| known.eq_ignore_ascii_case(e)))
-}
-
-fn is_hidden(name: &OsStr) -> bool {
-    name.as_bytes().starts_with(b".")
 }
 
 impl Walk {
@@ -235,7 +216,10 @@ pub(super) fn said(e: &io::Error) -> String {
 mod tests {
     use super::*;
     use nix::{sys::stat::Mode, unistd::mkfifo};
-    use std::os::unix::{fs::symlink, net::UnixListener};
+    use std::{
+        ffi::OsStr,
+        os::unix::{ffi::OsStrExt as _, fs::symlink, net::UnixListener},
+    };
 
     fn looked(media: &[&Path]) -> Walk {
         let media: Vec<_> = media.iter().map(|p| p.to_path_buf()).collect();

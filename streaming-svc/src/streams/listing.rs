@@ -2,8 +2,7 @@
 
 use super::{Entry, State, Streams, lock};
 use iceflix_core::api::{
-    MediaId, Page, PageRequest, StreamHandle, StreamId,
-    streaming::{EndReason, ListedStream},
+    MediaId, Page, PageRequest, StreamHandle, StreamId, streaming::ListedStream,
 };
 
 impl Streams {
@@ -32,19 +31,8 @@ impl Streams {
         }
     }
 
-    /// Ends the stream of that handle, if it is this user's, or anyone's when none is named. Says
-    /// which that was, and of what film.
-    pub async fn end_listed(
-        &self,
-        handle: StreamHandle,
-        of: Option<&str>,
-    ) -> Option<(StreamId, MediaId)> {
-        let (id, media) = self.handled(handle, of)?;
-        self.end(&id, EndReason::Stopped).await;
-        Some((id, media))
-    }
-
-    fn handled(&self, handle: StreamHandle, of: Option<&str>) -> Option<(StreamId, MediaId)> {
+    /// The stream of that handle and its film, if it is this user's, or anyone's when none is named.
+    pub fn listed_as(&self, handle: StreamHandle, of: Option<&str>) -> Option<(StreamId, MediaId)> {
         let mut streams = self.inner.streams.iter();
         let found =
             streams.find(|stream| stream.key().handle() == handle && is_of(stream.value(), of))?;

@@ -5,6 +5,7 @@
 
 mod scripts;
 mod setting;
+mod streams;
 
 use iceflix_core::{
     api::{Kind, SessionId, auth::Role},

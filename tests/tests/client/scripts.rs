@@ -220,8 +220,9 @@ async fn the_config_file_is_found_where_it_is_said() {
     assert!(told.stderr.contains("make run-cluster"), "{told:?}");
     // A dead Main in the list is passed over.
     let text = format!(
-        "cluster = \"{}\"\nmains = [\"127.0.0.1:1\", \"{}\"]\n",
+        "cluster = \"{}\"\nca = \"{}\"\nmains = [\"127.0.0.1:1\", \"{}\"]\n",
         cluster.name(),
+        iceflix_tests::identity::authority(cluster.name()).fingerprint(),
         cluster.main_addresses()[0]
     );
     let put = |path: &Path| {

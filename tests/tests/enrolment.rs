@@ -1,0 +1,290 @@
+//! Who belongs to a cluster: machines are invited, certificates renew themselves, instances are
+//! expelled.
+
+// Helpers of tests, which clippy does not see as tests.
+#![allow(clippy::unwrap_used)]
+
+use catalog_svc::CatalogServer;
+use iceflix_core::{
+    api::{
+        InstanceId, Kind,
+        auth::{AuthError, AuthenticatorClient, CertificateRequest, Token},
+    },
+    config::Common,
+    renewal::Contacts,
+    rpc::{Caller, Security},
+    service::Server,
+    span::Span,
+    trust::{
+        self, Credential, Credentials, authority::CERTIFICATE_LIFETIME, credentials::NewKey,
+        invitation::InvitationSecret,
+    },
+};
+use iceflix_tests::{
+    cluster::{Cluster, PATIENCE, until_listed, wait_for},
+    identity,
+};
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+/// Calls with a certificate.
+fn caller_as(credential: Credential) -> Caller {
+    Caller::by_address(Security::service(&Credentials::new(credential)).unwrap())
+}
+
+fn id(name: &str) -> InstanceId {
+    name.parse().unwrap()
+}
+
+async fn invite(
+    caller: &Caller,
+    auth: SocketAddr,
+    roles: &[Kind],
+) -> Result<InvitationSecret, AuthError> {
+    let secret = InvitationSecret::random();
+    let ask = |client: AuthenticatorClient, context| {
+        let (secret, roles) = (secret.clone(), roles.to_vec());
+        async move { client.invite(context, secret, roles, 3600).await }
+    };
+    let made = caller.call_at(auth, PATIENCE, ask).await.unwrap();
+    made.map(|()| secret)
+}
+
+async fn expel(caller: &Caller, auth: SocketAddr, instance: &str) -> Result<(), AuthError> {
+    let ask = |client: AuthenticatorClient, context| async move {
+        client.expel(context, id(instance)).await
+    };
+    caller.call_at(auth, PATIENCE, ask).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_that_was_invited_joins_and_nobody_else_invites() {
+    let mut cluster = Cluster::start(1, 1, 0, &[]).await;
+    let (name, auth) = (cluster.name().to_owned(), cluster.auths[0].address());
+    let stranger = Caller::by_address(identity::security(&name));
+    let not_allowed = Err(AuthError::NotAuthenticator);
+    let roles = [Kind::Catalog];
+    assert_eq!(invite(&stranger, auth, &roles).await.map(drop), not_allowed);
+    assert_eq!(expel(&stranger, auth, "main-1").await, not_allowed);
+    for kind in [Kind::Main, Kind::Catalog, Kind::Streaming] {
+        let service = caller_as(identity::credential(&name, kind, &id("x")));
+        assert_eq!(invite(&service, auth, &roles).await.map(drop), not_allowed);
+        assert_eq!(expel(&service, auth, "main-1").await, not_allowed);
+    }
+
+    let owner = caller_as(identity::credential(&name, Kind::Auth, &id("owner")));
+    let secret = invite(&owner, auth, &roles).await.unwrap();
+    let key = NewKey::generate().unwrap();
+    let request = CertificateRequest {
+        kind: Kind::Catalog,
+        instance: id("catalog-7"),
+        request: key.request().unwrap(),
+    };
+    let ask = |client: AuthenticatorClient, context| {
+        let (secret, requests) = (secret.clone(), vec![request.clone()]);
+        async move { client.join(context, secret, requests).await }
+    };
+    // Whoever was invited has no certificate yet.
+    let welcome = stranger
+        .call_at(auth, PATIENCE, ask)
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(welcome.contacts.iter().any(|known| known.endpoint == auth));
+    let mut common = cluster.common(Kind::Catalog);
+    common.instance = None;
+    common.identity_dir = Some(cluster.dir.path().join("joined"));
+    let credential = key.credential(&welcome.authority, &welcome.certificates[0]);
+    credential.unwrap().save(&common.identity()).unwrap();
+    let catalog = CatalogServer::bind(catalog_svc::Config { common })
+        .await
+        .unwrap();
+    let main = cluster.mains[0].address();
+    until_listed(&name, main, |all| {
+        all.iter().any(|live| live.instance.as_str() == "catalog-7")
+    })
+    .await;
+    catalog.shutdown().await;
+    cluster.stop().await;
+}
+
+/// A cluster in which the instance of that name renews its certificate every few seconds, while
+/// somebody calls.
+async fn renewed_again_and_again(short: &str) {
+    let lifetime = Duration::from_secs(8);
+    let mut cluster = Cluster::empty();
+    let for_a_short_time = |cluster: &mut Cluster, name: &str| {
+        cluster.certificates_for(match name == short {
+            true => lifetime,
+            false => CERTIFICATE_LIFETIME,
+        });
+    };
+    for name in ["main-1", "main-2"] {
+        for_a_short_time(&mut cluster, name);
+        cluster.add_main().await;
+    }
+    for name in ["auth-1", "auth-2"] {
+        for_a_short_time(&mut cluster, name);
+        let mut config = cluster.auth_config();
+        config.certificate_lifetime = Span::from_secs(lifetime.as_secs());
+        cluster
+            .auths
+            .push(auth_svc::AuthServer::bind(config).await.unwrap());
+    }
+    for_a_short_time(&mut cluster, "catalog-1");
+    cluster.add_catalog().await;
+    cluster.until_complete().await;
+    let place = cluster.dir.path().join(short).join("identity");
+    let first = Credential::load(&place).unwrap().ends();
+
+    let (stop, failed) = (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default());
+    let asking = {
+        let (stop, failed) = (Arc::clone(&stop), Arc::clone(&failed));
+        let caller = cluster.caller().clone();
+        tokio::spawn(async move {
+            let mut asked = 0;
+            while !stop.load(Ordering::Relaxed) {
+                let ask = |auth: AuthenticatorClient, context| async move {
+                    auth.is_authorized(context, Token(String::new())).await
+                };
+                let lost = usize::from(caller.call(ask).await.is_err());
+                failed.fetch_add(lost, Ordering::Relaxed);
+                asked += 1;
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            asked
+        })
+    };
+    // It was replaced more than once, and the first one is long over.
+    wait_for("it is renewed", async || {
+        let ends = Credential::load(&place).map_or(Duration::ZERO, |known| known.ends());
+        ends >= first + lifetime && first < trust::now()
+    })
+    .await;
+    stop.store(true, Ordering::Relaxed);
+    assert!(asking.await.unwrap() > 100);
+    assert_eq!(failed.load(Ordering::Relaxed), 0, "{short}");
+    // What is said on the bus still arrives.
+    let admin = cluster.admin().await;
+    let other = cluster.auths[1].address();
+    assert!(cluster.authorised_at(other, &admin.token()).await);
+    cluster.films().await.unwrap();
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn certificates_renew_themselves_and_no_call_fails() {
+    for short in ["main-1", "auth-1", "catalog-1"] {
+        renewed_again_and_again(short).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_that_slept_for_weeks_comes_back() {
+    let mut cluster = Cluster::start(1, 1, 0, &[]).await;
+    let common = cluster.common(Kind::Catalog);
+    let asleep = |common: &Common| {
+        let authority = identity::authority(common.cluster.as_str());
+        let instance = common.instance.clone().unwrap();
+        let place = common.identity();
+        authority
+            .equip(&place, Kind::Catalog, &instance, Duration::ZERO)
+            .unwrap()
+    };
+    let over = asleep(&common);
+    assert!(over.ends() <= trust::now());
+    // It knows where the authenticators were.
+    let contacts = Contacts::of(&cluster.view().directory().borrow());
+    contacts.save(&common.identity()).unwrap();
+    let config = catalog_svc::Config {
+        common: common.clone(),
+    };
+    let catalog = CatalogServer::bind(config).await.unwrap();
+    let (name, main) = (cluster.name().to_owned(), cluster.mains[0].address());
+    until_listed(&name, main, |all| all.len() == 3).await;
+    let renewed = Credential::load(&common.identity()).unwrap();
+    assert!(renewed.ends() > trust::now() + CERTIFICATE_LIFETIME / 2);
+    catalog.shutdown().await;
+
+    // One that knows nobody says what to do.
+    let lost = cluster.common(Kind::Catalog);
+    asleep(&lost);
+    let config = catalog_svc::Config { common: lost };
+    let Err(error) = CatalogServer::bind(config).await else {
+        panic!("it has no certificate that is good");
+    };
+    let said = format!("{error:#}");
+    assert!(
+        said.contains("is over") && said.contains("cluster invite"),
+        "{said}"
+    );
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_expelled_is_neither_listed_nor_answered_nor_renewed() {
+    let mut cluster = Cluster::start(2, 2, 0, &[]).await;
+    let common = cluster.common(Kind::Catalog);
+    let config = catalog_svc::Config {
+        common: common.clone(),
+    };
+    let catalog = CatalogServer::bind(config).await.unwrap();
+    let name = cluster.name().to_owned();
+    let mains = cluster.main_addresses();
+    for main in &mains {
+        until_listed(&name, *main, |all| all.len() == 5).await;
+    }
+    let credential = Credential::load(&common.identity()).unwrap();
+    let expelled = credential.name().instance.to_string();
+    let its = caller_as(credential.clone());
+    let auths = [cluster.auths[0].address(), cluster.auths[1].address()];
+    let renew = async |auth: SocketAddr| {
+        let ask = |client: AuthenticatorClient, context| {
+            let (request, earlier) = (
+                credential.request().unwrap(),
+                credential.certificate_pem().to_owned(),
+            );
+            async move { client.renew_certificate(context, request, earlier).await }
+        };
+        its.call_at(auth, Duration::from_secs(2), ask).await
+    };
+    // A connection of its own that is open before.
+    assert!(renew(auths[0]).await.unwrap().is_ok());
+
+    let owner = caller_as(identity::credential(&name, Kind::Auth, &id("owner")));
+    let itself = expel(&owner, auths[0], "auth-1").await;
+    assert!(matches!(itself, Err(AuthError::BadRequest(_))));
+    for _ in 0..2 {
+        expel(&owner, auths[0], &expelled).await.unwrap();
+    }
+    // At every Main, and at the authenticator that was not asked, too.
+    for main in &mains {
+        until_listed(&name, *main, |all| {
+            all.len() == 4 && all.iter().all(|live| live.instance.as_str() != expelled)
+        })
+        .await;
+    }
+    for auth in auths {
+        wait_for("it is not answered", async || renew(auth).await.is_err()).await;
+        // Without showing its certificate it is a client, and gets no new one either.
+        let stranger = Caller::by_address(identity::security(&name));
+        let ask = |client: AuthenticatorClient, context| {
+            let (request, earlier) = (
+                credential.request().unwrap(),
+                credential.certificate_pem().to_owned(),
+            );
+            async move { client.renew_certificate(context, request, earlier).await }
+        };
+        let refused = stranger.call_at(auth, PATIENCE, ask).await.unwrap();
+        assert_eq!(refused, Err(AuthError::Expelled));
+    }
+    // A restart of an authenticator forgets nothing: the row is on its disk.
+    catalog.shutdown().await;
+    cluster.stop().await;
+}
