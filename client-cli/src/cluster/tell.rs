@@ -93,7 +93,8 @@ impl Manner {
                 ),
             ));
         }
-        let login = match state.password().exists() {
+        // A machine that was let in has no first password; it knows of others' Mains.
+        let login = match settings.known_mains.is_empty() {
             true => format!(
                 "{program} login admin --password-stdin < {}",
                 self.path(&state.password())

@@ -77,14 +77,7 @@ pub fn verify(
     known: impl Fn(&VerifyingKey) -> bool,
     now: Duration,
 ) -> Result<Leave, TokenError> {
-    let signed = Signed::parse(&grant.0).map_err(|_| TokenError::Invalid)?;
-    let mut key = [0; 32];
-    hex::decode_to_slice(signed.footer(), &mut key).map_err(|_| TokenError::Invalid)?;
-    let key = VerifyingKey(key);
-    if !known(&key) {
-        return Err(TokenError::UnknownSigner);
-    }
-    let claims: Claims = signed.verify(&key).map_err(|_| TokenError::Invalid)?;
+    let claims: Claims = Signed::by_known(&grant.0, known)?;
     if claims.aud != grants_audience(cluster) {
         return Err(TokenError::WrongAudience);
     }
