@@ -9,16 +9,18 @@
 
 mod access;
 mod declared;
+mod seen;
 mod settings;
 
 use crate::trust::Credential;
 use declared::{Declared, Seen, What};
 use futures::future::BoxFuture;
+use seen::SeenBy;
 use settings::Place;
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     sync::{Arc, Mutex, PoisonError, RwLock, Weak},
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::sync::mpsc;
 use zenoh::{
@@ -87,11 +89,13 @@ pub struct BusConfig {
     pub interface: String,
 }
 
-/// How long a node that is on the bus anew may take to meet everyone it knew before.
+/// How long a node that is on the bus anew may take to meet everyone it knew before, and to stay
+/// with them for [`OVERLAP`].
 const MEETING: Duration = Duration::from_secs(5);
 
-/// How long it is on the bus twice after that, so that everyone has heard what it declares before
-/// they hear that its first session ends. Declarations follow a link's opening within milliseconds.
+/// How long everyone must have been met without a break before the first session ends. Declarations
+/// follow a link's opening within milliseconds; but when two nodes open a link to each other at the
+/// same time, zenoh may close both, and one of them tries again a little later.
 const OVERLAP: Duration = Duration::from_millis(500);
 
 /// A node's place on the bus. Cheap to clone.
@@ -106,6 +110,25 @@ struct Inner {
     declared: Mutex<Vec<Weak<Declared>>>,
     /// Held while one session takes another's place.
     renewing: tokio::sync::Mutex<()>,
+}
+
+impl Inner {
+    fn declared(&self) -> std::sync::MutexGuard<'_, Vec<Weak<Declared>>> {
+        // A list of handles: a panic elsewhere cannot have left it unusable.
+        self.declared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn all_declared(&self) -> Vec<Arc<Declared>> {
+        let mut all = self.declared();
+        all.retain(|declared| declared.strong_count() > 0);
+        all.iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Whether this node declares a key alive.
+    fn is_alive(&self, key: &str) -> bool {
+        let mut all = self.all_declared().into_iter();
+        all.any(|declared| declared.is_alive(key))
+    }
 }
 
 #[derive(Clone)]
@@ -145,52 +168,6 @@ impl<T> Subscription<T> {
     }
 }
 
-/// Which of this node's sessions see which keys alive. While there are two, links come and go on
-/// the new one until everybody is met: whoever is seen by the other has not left.
-struct SeenBy<S> {
-    alive: BTreeMap<String, BTreeSet<S>>,
-}
-
-impl<S> Default for SeenBy<S> {
-    fn default() -> Self {
-        Self {
-            alive: BTreeMap::new(),
-        }
-    }
-}
-
-impl<S: Ord> SeenBy<S> {
-    /// A session saw a key come or go. What is news of it.
-    fn sample(&mut self, session: S, key: String, alive: bool) -> Vec<Alive> {
-        let by = self.alive.entry(key.clone()).or_default();
-        match alive {
-            true => by.insert(session),
-            false => by.remove(&session),
-        };
-        let gone = by.is_empty();
-        if gone {
-            self.alive.remove(&key);
-        }
-        match alive || gone {
-            true => vec![Alive { key, alive }],
-            false => Vec::new(),
-        }
-    }
-
-    /// A session was left: what only it saw is gone.
-    fn nothing(&mut self, session: S) -> Vec<Alive> {
-        let mut gone = Vec::new();
-        self.alive.retain(|key, by| {
-            if by.remove(&session) && by.is_empty() {
-                gone.push(key.clone());
-            }
-            !by.is_empty()
-        });
-        let gone = gone.into_iter();
-        gone.map(|key| Alive { key, alive: false }).collect()
-    }
-}
-
 /// Declares this node alive, until it is dropped or the node dies.
 pub struct AliveToken(Arc<Declared>);
 
@@ -227,7 +204,7 @@ impl Bus {
     /// Leaves the bus.
     pub async fn close(&self) {
         let _renewing = self.inner.renewing.lock().await;
-        for declared in self.all_declared() {
+        for declared in self.inner.all_declared() {
             declared.end();
         }
         close(self.present().session).await;
@@ -258,27 +235,25 @@ impl Bus {
         let before = self.present();
         // The first session knows everybody, and tells the second.
         let after = open(config, place, before.place.endpoints()).await?;
-        for declared in self.all_declared() {
+        for declared in self.inner.all_declared() {
             if let Err(error) = declared.also_on(&after.session).await {
                 close(after.session).await;
                 return Err(error);
             }
         }
-        let met = meet(&before.session, &after.session);
-        if tokio::time::timeout(MEETING, met).await.is_err() {
-            tracing::debug!("not everyone was met again in time; they will be");
-        }
+        // What is said from here on is heard by everyone.
+        meet(&before.session, &after.session).await;
         *self
             .inner
             .present
             .write()
             .unwrap_or_else(PoisonError::into_inner) = after.clone();
         // What was declared in the meantime, on the session before.
-        for declared in self.all_declared() {
+        for declared in self.inner.all_declared() {
             declared.also_on(&after.session).await?;
         }
-        tokio::time::sleep(OVERLAP).await;
-        for declared in self.all_declared() {
+        meet(&before.session, &after.session).await;
+        for declared in self.inner.all_declared() {
             declared.only_on(&after.session).await;
         }
         close(before.session).await;
@@ -297,24 +272,10 @@ impl Bus {
         self.present().session
     }
 
-    fn declared(&self) -> std::sync::MutexGuard<'_, Vec<Weak<Declared>>> {
-        // A list of handles: a panic elsewhere cannot have left it unusable.
-        self.inner
-            .declared
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn all_declared(&self) -> Vec<Arc<Declared>> {
-        let mut all = self.declared();
-        all.retain(|declared| declared.strong_count() > 0);
-        all.iter().filter_map(Weak::upgrade).collect()
-    }
-
     async fn declare(&self, what: What) -> Result<Arc<Declared>, BusError> {
         let declared = Arc::new(Declared::new(what));
         // Known first: should a renewal come in between, it declares this one, too.
-        self.declared().push(Arc::downgrade(&declared));
+        self.inner.declared().push(Arc::downgrade(&declared));
         declared.also_on(&self.session()).await?;
         Ok(declared)
     }
@@ -375,13 +336,20 @@ impl Bus {
     pub async fn watch_alive(&self, key: &str) -> Result<Subscription<Alive>, BusError> {
         let (sender, receiver) = mpsc::channel(BACKLOG);
         let seen = Mutex::new(SeenBy::default());
+        let this = Arc::downgrade(&self.inner);
         let heard = move |session: ZenohId, what: Seen| {
             let news = {
                 let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
                 match what {
                     Seen::Sample(sample) => {
                         let key = sample.key_expr().to_string();
-                        seen.sample(session, key, sample.kind() == SampleKind::Put)
+                        let alive = sample.kind() == SampleKind::Put;
+                        // When the last other session that declared a key leaves, zenoh tells this
+                        // one that nobody declares it, though it does so itself.
+                        if !alive && this.upgrade().is_some_and(|this| this.is_alive(&key)) {
+                            return;
+                        }
+                        seen.sample(session, key, alive)
                     }
                     Seen::Nothing => seen.nothing(session),
                 }
@@ -505,13 +473,21 @@ async fn close(session: Session) {
     }
 }
 
-/// Waits until a session knows everybody whom another one knows.
+/// Waits until a session has known everybody whom another one knows, for [`OVERLAP`]; at most for
+/// [`MEETING`].
 async fn meet(known: &Session, meeting: &Session) {
     let own = [known.zid(), meeting.zid()];
-    loop {
+    let began = Instant::now();
+    let mut since = began;
+    while since.elapsed() < OVERLAP {
         let wanted: BTreeSet<ZenohId> = known.info().peers_zid().await.collect();
         let met: BTreeSet<ZenohId> = meeting.info().peers_zid().await.collect();
-        if wanted.difference(&met).all(|peer| own.contains(peer)) {
+        let missing = wanted.difference(&met).filter(|peer| !own.contains(peer));
+        if missing.count() > 0 {
+            since = Instant::now();
+        }
+        if began.elapsed() > MEETING {
+            tracing::debug!("not everyone was met again in time; they will be");
             return;
         }
         tokio::time::sleep(Duration::from_millis(20)).await;

@@ -122,6 +122,10 @@ impl Renewal {
     /// A renewed credential, kept on disk and shown from the next connection on.
     pub async fn renew(&self, contacts: &Contacts) -> Result<Credential, RenewalError> {
         let present = self.credentials.now();
+        // An authenticator asks nobody, so nobody would tell it.
+        if self.security.is_expelled(&present.name().instance) {
+            return Err(AuthError::Expelled.into());
+        }
         let pem = match &self.authority {
             Some(authority) => {
                 let request = present.request()?;

@@ -242,19 +242,31 @@ fn lock_state(kind: Kind, directory: &Path) -> Result<Flock<File>, StartError> {
 }
 
 /// Keeps out who was expelled: neither called nor answered from the moment that it is heard.
-async fn expel(verifier: Verifier, security: Security, membership: Membership, itself: InstanceId) {
-    let mut changes = verifier.changes();
-    loop {
-        let expelled = verifier.expelled();
-        if expelled.contains(&itself) && !security.is_expelled(&itself) {
-            tracing::error!(
-                "this instance was expelled from the cluster; nobody listens to it any more"
-            );
-        }
-        security.expel(expelled.clone());
-        membership.expel(expelled);
-        if changes.changed().await.is_err() {
-            return;
+struct Expelling {
+    verifier: Verifier,
+    security: Security,
+    membership: Membership,
+    bus: Bus,
+    stop: CancellationToken,
+}
+
+impl Expelling {
+    async fn run(self, itself: InstanceId) {
+        let mut changes = self.verifier.changes();
+        loop {
+            let expelled = self.verifier.expelled();
+            self.security.expel(expelled.clone());
+            self.membership.expel(expelled);
+            if self.security.is_expelled(&itself) {
+                tracing::error!("this instance was expelled from the cluster: it leaves");
+                // Others would hear it on the bus until its certificate ends.
+                self.stop.cancel();
+                self.bus.close().await;
+                return;
+            }
+            if changes.changed().await.is_err() {
+                return;
+            }
         }
     }
 }
@@ -362,12 +374,15 @@ impl Node {
         let membership = Membership::follow(&bus, &topics).await?;
         let itself = (kind == Kind::Auth).then(|| instance.clone());
         let verifier = Verifier::follow(&bus, &topics, itself).await?;
-        let expelling = tokio::spawn(expel(
-            verifier.clone(),
-            security.clone(),
-            membership.clone(),
-            instance.clone(),
-        ));
+        let stop = CancellationToken::new();
+        let expelling = Expelling {
+            verifier: verifier.clone(),
+            security: security.clone(),
+            membership: membership.clone(),
+            bus: bus.clone(),
+            stop: stop.clone(),
+        };
+        let expelling = tokio::spawn(expelling.run(instance.clone()));
         Ok(Self {
             renewal,
             expelling: AbortOnDropHandle::new(expelling),
@@ -382,7 +397,7 @@ impl Node {
             state_dir,
             audit,
             state_lock,
-            stop: CancellationToken::new(),
+            stop,
             listener,
         })
     }

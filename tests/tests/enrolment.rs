@@ -9,10 +9,11 @@ use iceflix_core::{
     api::{
         InstanceId, Kind,
         auth::{AuthError, AuthenticatorClient, CertificateRequest, Token},
+        main::DirectoryView,
     },
     config::Common,
     renewal::Contacts,
-    rpc::{Caller, Security},
+    rpc::{self, Caller, Security},
     service::Server,
     span::Span,
     trust::{
@@ -32,6 +33,7 @@ use std::{
     },
     time::Duration,
 };
+use tokio::sync::watch;
 
 /// Calls with a certificate.
 fn caller_as(credential: Credential) -> Caller {
@@ -114,6 +116,18 @@ async fn a_machine_that_was_invited_joins_and_nobody_else_invites() {
     cluster.stop().await;
 }
 
+/// Who is listed at a Main, each time that changes, until nobody follows its directory any more.
+async fn changes(mut directory: watch::Receiver<Arc<DirectoryView>>) -> Vec<Vec<String>> {
+    let mut changes = Vec::new();
+    directory.mark_unchanged();
+    while directory.changed().await.is_ok() {
+        let view = directory.borrow_and_update();
+        let names = view.instances.iter().map(|live| live.instance.to_string());
+        changes.push(names.collect());
+    }
+    changes
+}
+
 /// A cluster in which the instance of that name renews its certificate every few seconds, while
 /// somebody calls.
 async fn renewed_again_and_again(short: &str) {
@@ -161,6 +175,15 @@ async fn renewed_again_and_again(short: &str) {
             asked
         })
     };
+    let mut views = Vec::new();
+    for main in cluster.main_addresses() {
+        let security = identity::security(cluster.name());
+        views.push(rpc::Cluster::connect(vec![main], security).await.unwrap());
+    }
+    let watching: Vec<_> = views
+        .iter()
+        .map(|view| tokio::spawn(changes(view.directory())))
+        .collect();
     // It was replaced more than once, and the first one is long over.
     wait_for("it is renewed", async || {
         let ends = Credential::load(&place).map_or(Duration::ZERO, |known| known.ends());
@@ -170,6 +193,11 @@ async fn renewed_again_and_again(short: &str) {
     stop.store(true, Ordering::Relaxed);
     assert!(asking.await.unwrap() > 100);
     assert_eq!(failed.load(Ordering::Relaxed), 0, "{short}");
+    drop(views);
+    for (number, seen) in watching.into_iter().enumerate() {
+        let none: [Vec<String>; 0] = [];
+        assert_eq!(seen.await.unwrap(), none, "{short}: at main-{}", number + 1);
+    }
     // What is said on the bus still arrives.
     let admin = cluster.admin().await;
     let other = cluster.auths[1].address();
@@ -179,7 +207,7 @@ async fn renewed_again_and_again(short: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn certificates_renew_themselves_and_no_call_fails() {
+async fn certificates_renew_themselves_unnoticed_and_no_call_fails() {
     for short in ["main-1", "auth-1", "catalog-1"] {
         renewed_again_and_again(short).await;
     }
@@ -286,5 +314,34 @@ async fn who_is_expelled_is_neither_listed_nor_answered_nor_renewed() {
     }
     // A restart of an authenticator forgets nothing: the row is on its disk.
     catalog.shutdown().await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_expelled_authenticator_leaves_and_what_it_writes_is_its_own() {
+    let mut cluster = Cluster::start(1, 2, 0, &[]).await;
+    let name = cluster.name().to_owned();
+    let (stays, goes) = (cluster.auths[0].address(), cluster.auths[1].address());
+    let before = cluster.admin().await;
+    let owner = caller_as(identity::credential(&name, Kind::Auth, &id("owner")));
+    expel(&owner, stays, "auth-2").await.unwrap();
+    let main = cluster.mains[0].address();
+    until_listed(&name, main, |all| all.len() == 2).await;
+    // Whoever kept its address is not answered, so nobody's session or new user begins there.
+    wait_for("it takes nobody any more", async || {
+        let stranger = Caller::by_address(identity::security(&name));
+        let ask = |auth: AuthenticatorClient, context| async move {
+            auth.is_authorized(context, Token(String::new())).await
+        };
+        let asked = stranger.call_at(goes, Duration::from_millis(500), ask);
+        asked.await.is_err()
+    })
+    .await;
+    // The other goes on by itself.
+    assert!(cluster.renew_at(stays, &before).await.is_ok());
+    cluster.add_auth().await;
+    cluster.auths.swap_remove(1).shutdown().await;
+    cluster.until_complete().await;
+    assert!(cluster.admin().await.token() != before.token());
     cluster.stop().await;
 }

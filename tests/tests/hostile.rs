@@ -133,16 +133,25 @@ async fn calls_succeed_while_every_service_is_flooded() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nodes_join_while_the_bus_is_flooded() {
+async fn nodes_that_find_each_other_join_while_the_bus_is_flooded() {
     let _alone = ALONE.lock().await;
     if let Err(error) = multicast_works() {
         skipped(&format!("this machine has no multicast: {error}"));
         return;
     }
     let mut cluster = Cluster::empty();
-    // As every cluster is unless it is told otherwise: who cannot get through to a flooded node is
-    // met by it all the same.
     cluster.find_by_multicast();
+    nodes_join(cluster).await;
+}
+
+/// Nobody comes out to meet these: they have to get through to a flooded node.
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_that_know_an_address_join_while_the_bus_is_flooded() {
+    let _alone = ALONE.lock().await;
+    nodes_join(Cluster::empty()).await;
+}
+
+async fn nodes_join(mut cluster: Cluster) {
     cluster.add_main().await;
     cluster.add_auth().await;
     cluster.add_catalog().await;

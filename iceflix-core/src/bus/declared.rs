@@ -65,6 +65,11 @@ impl Declared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether it declares this key alive.
+    pub(super) fn is_alive(&self, key: &str) -> bool {
+        matches!(&self.state().what, Some(What::Token(token)) if token == key)
+    }
+
     /// Declares it on this session, too, unless it is there already.
     pub(super) async fn also_on(&self, session: &Session) -> Result<(), BusError> {
         let what = {
