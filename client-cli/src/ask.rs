@@ -1,9 +1,9 @@
 //! What people are asked: names, and passwords that do not show.
 
 use crate::client::blocking;
-use crate::editor::Editor;
+use crate::editor::{Editor, Heard, hidden};
 use crate::error::Error;
-use std::io::{BufRead, ErrorKind, IsTerminal, Write};
+use std::io::{BufRead, IsTerminal, Write};
 
 /// Where answers come from.
 #[derive(Clone, Default)]
@@ -46,14 +46,13 @@ impl Input {
     pub async fn password(&self, question: &str, from_stdin: bool) -> Result<String, Error> {
         let password = if self.is_person() && !(from_stdin && matches!(self, Input::Standard)) {
             let question = format!("{question}: ");
-            blocking(move || {
-                rpassword::prompt_password(question).map_err(|error| match error.kind() {
-                    // Ctrl-D
-                    ErrorKind::UnexpectedEof => Error::Interrupted,
-                    _ => Error::io("read the password")(error),
-                })
-            })
-            .await?
+            match self {
+                Input::Editor(editor) => editor.password(question).await?,
+                Input::Standard => match blocking(move || hidden(&question)).await? {
+                    Heard::Line(password) => password,
+                    Heard::Interrupted | Heard::Ended => return Err(Error::Interrupted),
+                },
+            }
         } else if from_stdin {
             self.line().await?.ok_or_else(|| {
                 Error::Usage(format!(

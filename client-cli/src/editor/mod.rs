@@ -17,6 +17,7 @@ use rustyline::{
 use shown::Shown;
 use std::borrow::Cow;
 use std::ffi::OsStr;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, mpsc};
 use tokio::sync::oneshot;
@@ -51,9 +52,19 @@ pub struct Editor {
 
 struct Request {
     prompt: String,
-    /// A command, to be completed and remembered; otherwise the answer to a question.
-    command: bool,
+    kind: Kind,
     answer: oneshot::Sender<Result<Heard, Error>>,
+}
+
+/// What is read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// A command, to be completed and remembered.
+    Command,
+    /// The answer to a question.
+    Answer,
+    /// An answer that does not show.
+    Password,
 }
 
 impl Editor {
@@ -67,7 +78,7 @@ impl Editor {
                 Ok((mut terminal, notifier)) => {
                     let _ = ready.send(Ok(notifier));
                     while let Ok(request) = todo.recv() {
-                        let heard = terminal.read(&request.prompt, request.command);
+                        let heard = terminal.read(&request.prompt, request.kind);
                         let _ = request.answer.send(heard);
                     }
                 }
@@ -82,22 +93,34 @@ impl Editor {
 
     /// Reads a command.
     pub async fn command(&self, prompt: String) -> Result<Heard, Error> {
-        self.request(prompt, true).await
+        self.request(prompt, Kind::Command).await
     }
 
     /// Reads the answer to a question, which is not remembered.
     pub async fn ask(&self, question: String) -> Result<String, Error> {
-        match self.request(question, false).await? {
+        self.answer(question, Kind::Answer).await
+    }
+
+    /// Reads the answer to a question, which does not show.
+    ///
+    /// On the editor's thread like everything else, so that the next line is read when the terminal
+    /// is as it was: Ctrl-C ends a command before the terminal has been put back.
+    pub async fn password(&self, question: String) -> Result<String, Error> {
+        self.answer(question, Kind::Password).await
+    }
+
+    async fn answer(&self, question: String, kind: Kind) -> Result<String, Error> {
+        match self.request(question, kind).await? {
             Heard::Line(line) => Ok(line),
             Heard::Interrupted | Heard::Ended => Err(Error::Interrupted),
         }
     }
 
-    async fn request(&self, prompt: String, command: bool) -> Result<Heard, Error> {
+    async fn request(&self, prompt: String, kind: Kind) -> Result<Heard, Error> {
         let (answer, heard) = oneshot::channel();
         let request = Request {
             prompt,
-            command,
+            kind,
             answer,
         };
         self.requests.send(request).map_err(|_| gone())?;
@@ -147,7 +170,11 @@ impl Terminal {
         Ok((Self { editor, history }, notifier))
     }
 
-    fn read(&mut self, prompt: &str, command: bool) -> Result<Heard, Error> {
+    fn read(&mut self, prompt: &str, kind: Kind) -> Result<Heard, Error> {
+        if kind == Kind::Password {
+            return hidden(prompt);
+        }
+        let command = kind == Kind::Command;
         if let Some(helper) = self.editor.helper_mut() {
             helper.command = command;
         }
@@ -176,6 +203,18 @@ impl Terminal {
         if let Err(error) = kept {
             tracing::debug!(%error, "the history was not kept");
         }
+    }
+}
+
+/// Reads an answer that does not show, from this process's terminal.
+pub fn hidden(question: &str) -> Result<Heard, Error> {
+    match rpassword::prompt_password(question) {
+        Ok(answer) => Ok(Heard::Line(answer)),
+        Err(error) => match error.kind() {
+            ErrorKind::UnexpectedEof => Ok(Heard::Ended),
+            ErrorKind::Interrupted => Ok(Heard::Interrupted),
+            _ => Err(Error::io("read the password")(error)),
+        },
     }
 }
 
