@@ -191,6 +191,7 @@ impl From<StreamError> for Error {
             StreamError::Unplayable(_)
             | StreamError::UnknownStream
             | StreamError::OtherFilm
+            | StreamError::TooMany
             | StreamError::Internal => Error::Failed(error.to_string()),
         }
     }

@@ -8,6 +8,7 @@
 //! session's id, which opens nothing, it keeps the beginning; of a stream's, which is a secret,
 //! the beginning of its handle.
 
+mod budget;
 mod file;
 mod pending;
 
@@ -17,6 +18,7 @@ use crate::{
     api::{InstanceId, Kind, MediaId, SessionId, StreamId, TokenError},
     trust::{self, Identity, token::write_time},
 };
+use budget::Budget;
 use file::LogFile;
 use serde::Serialize;
 use std::{
@@ -24,10 +26,10 @@ use std::{
     net::IpAddr,
     path::Path,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::sync::{mpsc, oneshot};
 
@@ -48,6 +50,9 @@ const LONGEST_TEXT: usize = 64;
 
 /// How long stopping waits for the disk.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The outcome of what was not done.
+const REFUSED: &str = "refused";
 
 /// Something that was done, or refused.
 #[derive(Debug, Clone, Serialize)]
@@ -136,7 +141,7 @@ impl Event {
         let reason = Some(reason);
         Self {
             reason,
-            ..Self::new(action, "refused")
+            ..Self::new(action, REFUSED)
         }
     }
 
@@ -254,6 +259,8 @@ struct Inner {
     instance: InstanceId,
     sender: mpsc::Sender<Message>,
     lost: Arc<AtomicU64>,
+    skipped: Arc<AtomicU64>,
+    refusals: Mutex<Budget>,
 }
 
 impl Audit {
@@ -280,11 +287,13 @@ impl Audit {
     ) -> (Self, impl FnOnce() + Send + 'static) {
         let (sender, receiver) = mpsc::channel(waiting);
         let lost = Arc::new(AtomicU64::new(0));
+        let skipped = Arc::new(AtomicU64::new(0));
         let mut writer = Writer {
             file,
             kind,
             instance: instance.clone(),
             lost: Arc::clone(&lost),
+            skipped: Arc::clone(&skipped),
             failing: false,
         };
         let inner = Inner {
@@ -292,13 +301,24 @@ impl Audit {
             instance: instance.clone(),
             sender,
             lost,
+            skipped,
+            refusals: Mutex::new(Budget::new(Instant::now())),
         };
         let inner = Arc::new(inner);
         (Self { inner }, move || writer.run(receiver))
     }
 
-    /// Writes a line, soon. Never waits.
+    /// Writes a line, soon. Never waits. Of refusals without end, only some are written and the
+    /// rest counted: anybody can be refused, and what was done must not go under in that.
     pub fn record(&self, event: &Event) {
+        if event.outcome == REFUSED {
+            let refusals = &self.inner.refusals;
+            let mut budget = refusals.lock().unwrap_or_else(PoisonError::into_inner);
+            if !budget.take(Instant::now()) {
+                self.inner.skipped.fetch_add(1, Ordering::Relaxed);
+                return;
+            }
+        }
         let line = encode(self.inner.kind, &self.inner.instance, event);
         if self.inner.sender.try_send(Message::Line(line)).is_err() {
             self.inner.lost.fetch_add(1, Ordering::Relaxed);
@@ -335,13 +355,14 @@ struct Writer {
     kind: Kind,
     instance: InstanceId,
     lost: Arc<AtomicU64>,
+    skipped: Arc<AtomicU64>,
     failing: bool,
 }
 
 impl Writer {
     fn run(&mut self, mut receiver: mpsc::Receiver<Message>) {
         while let Some(message) = receiver.blocking_recv() {
-            self.tell_lost();
+            self.tell_counts();
             match message {
                 Message::Line(line) => {
                     if !self.write(&line) {
@@ -358,19 +379,24 @@ impl Writer {
         }
     }
 
-    /// Says how many lines are missing since it was said last.
-    fn tell_lost(&mut self) {
-        let lost = self.lost.swap(0, Ordering::Relaxed);
-        if lost == 0 {
-            return;
-        }
-        let event = Event {
-            count: Some(lost),
-            ..Event::new("audit", "lost")
-        };
-        let line = encode(self.kind, &self.instance, &event);
-        if !self.write(&line) {
-            self.lost.fetch_add(lost, Ordering::Relaxed);
+    /// Says how many lines are missing since it was said last, and how many refusals.
+    fn tell_counts(&mut self) {
+        for (count, outcome) in [
+            (Arc::clone(&self.lost), "lost"),
+            (Arc::clone(&self.skipped), REFUSED),
+        ] {
+            let missing = count.swap(0, Ordering::Relaxed);
+            if missing == 0 {
+                continue;
+            }
+            let event = Event {
+                count: Some(missing),
+                ..Event::new("audit", outcome)
+            };
+            let line = encode(self.kind, &self.instance, &event);
+            if !self.write(&line) {
+                count.fetch_add(missing, Ordering::Relaxed);
+            }
         }
     }
 

@@ -3,7 +3,7 @@
 use crate::{
     delivery::{Delivery, DeliveryError, FilmSource},
     library::Library,
-    streams::{Asker, Seen, Streams},
+    streams::{Asker, OpenError, Seen, Streams},
 };
 use iceflix_core::{
     api::{
@@ -84,6 +84,13 @@ fn failed(error: DeliveryError) -> StreamError {
     }
 }
 
+fn not_opened(error: OpenError) -> StreamError {
+    match error {
+        OpenError::Delivery(error) => failed(error),
+        OpenError::TooMany => StreamError::TooMany,
+    }
+}
+
 /// Why a stream was refused, for the audit log.
 fn reason(error: &StreamError) -> &'static str {
     match error {
@@ -95,6 +102,7 @@ fn reason(error: &StreamError) -> &'static str {
         StreamError::Internal => "internal",
         StreamError::NotAdmin => "not_admin",
         StreamError::OtherFilm => "other_film",
+        StreamError::TooMany => "too_many",
     }
 }
 
@@ -215,7 +223,7 @@ impl StreamingService {
         let film = self.film(&id)?;
         let asker = self.asker(any_host);
         let stream = self.streams.open(id, film, identity, asker);
-        self.made(stream.map_err(failed)?)
+        self.made(stream.map_err(not_opened)?)
     }
 
     async fn try_granted(
@@ -230,7 +238,7 @@ impl StreamingService {
         }
         let film = self.film(&id)?;
         let stream = self.streams.open_granted(film, leave, self.asker(any_host));
-        self.made(stream.map_err(failed)?)
+        self.made(stream.map_err(not_opened)?)
     }
 
     fn write_down(&self, event: Event, token: &Token) {

@@ -35,6 +35,21 @@ const TIDY: Duration = Duration::from_secs(2);
 /// a grant whose stream was stopped is not taken up again: not shorter than the time for that.
 const REMEMBERED: Duration = trust::grant::TAKE_UP;
 
+/// The most streams of one user, with those that are remembered: far more than somebody watches, and
+/// at some 16 kB for each (measured) not much for a node.
+const MOST_OF_ONE_USER: usize = 1000;
+
+/// Why a stream cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The film cannot be delivered, or there is no such stream.
+    #[error(transparent)]
+    Delivery(#[from] DeliveryError),
+    /// The user has too many.
+    #[error("the user has {MOST_OF_ONE_USER} streams")]
+    TooMany,
+}
+
 /// All streams of this node. Cheap to clone.
 #[derive(Clone)]
 pub struct Streams {
@@ -144,14 +159,14 @@ impl Streams {
     /// Authorises a stream of a film for as long as this identity's token lives.
     ///
     /// # Errors
-    /// When the film cannot be delivered.
+    /// When the film cannot be delivered, or the user has too many streams.
     pub fn open(
         &self,
         media: MediaId,
         film: FilmSource,
         identity: Identity,
         asker: Asker,
-    ) -> Result<StreamId, DeliveryError> {
+    ) -> Result<StreamId, OpenError> {
         let lifetime = Lifetime::until(Instant::now() + left(&identity));
         let held = Held { identity, lifetime };
         self.begin(media, film, held, asker)
@@ -161,18 +176,18 @@ impl Streams {
     /// again gives the same, and an error when that has ended.
     ///
     /// # Errors
-    /// When the film cannot be delivered, or the grant's stream has ended.
+    /// When the film cannot be delivered, the grant's stream has ended, or the user has too many.
     pub fn open_granted(
         &self,
         film: FilmSource,
         leave: Leave,
         asker: Asker,
-    ) -> Result<StreamId, DeliveryError> {
+    ) -> Result<StreamId, OpenError> {
         let Leave { identity, media } = leave;
         match self.inner.grants.entry(identity.session) {
             Place::Occupied(taken_up) => match self.get(taken_up.get()) {
                 Some(_) => Ok(*taken_up.get()),
-                None => Err(DeliveryError::UnknownStream),
+                None => Err(DeliveryError::UnknownStream.into()),
             },
             Place::Vacant(place) => {
                 let until = Instant::now() + left(&identity);
@@ -189,7 +204,12 @@ impl Streams {
         film: FilmSource,
         held: Held,
         asker: Asker,
-    ) -> Result<StreamId, DeliveryError> {
+    ) -> Result<StreamId, OpenError> {
+        let streams = self.inner.streams.iter();
+        let of_this_user = |entry: &Entry| lock(&entry.held).identity.user == held.identity.user;
+        if streams.filter(|entry| of_this_user(entry)).count() >= MOST_OF_ONE_USER {
+            return Err(OpenError::TooMany);
+        }
         let id = StreamId::random();
         let access = Access::to(asker.from, asker.any_host);
         self.inner.delivery.add_stream(id, film, access)?;

@@ -169,11 +169,15 @@ fn thousands_of_connections_harm_no_viewer() {
 
 /// Says `first`, then `more` again and again until the connection is closed.
 fn endless(address: SocketAddr, first: &[u8], more: &[u8]) {
-    const TURN: Duration = Duration::from_millis(200);
     let mut connection = connect(address);
+    connection.write_all(first).unwrap();
+    endless_on(connection, more);
+}
+
+fn endless_on(mut connection: TcpStream, more: &[u8]) {
+    const TURN: Duration = Duration::from_millis(200);
     connection.set_write_timeout(Some(TURN)).unwrap();
     connection.set_read_timeout(Some(TURN)).unwrap();
-    connection.write_all(first).unwrap();
     let until = Instant::now() + PATIENCE;
     let mut said = 0;
     while Instant::now() < until {
@@ -191,8 +195,7 @@ fn endless(address: SocketAddr, first: &[u8], more: &[u8]) {
             Err(_) => return,
         }
     }
-    let first = String::from_utf8_lossy(first);
-    panic!("{said} bytes were taken after {first:?}");
+    panic!("{said} bytes were taken");
 }
 
 #[test]
@@ -227,6 +230,43 @@ fn endless_requests_are_cut_off() {
     }
     let grown = resident().saturating_sub(before);
     assert!(grown < 300 << 20, "{grown} bytes more");
+    viewer.end();
+}
+
+/// The server would take a second connection's bytes for requests of the first, unseen by what
+/// counts them.
+#[test]
+fn endless_requests_through_a_tunnel_are_cut_off() {
+    let _alone = alone();
+    let folder = folder();
+    let (delivery, film) = (start(), film(&folder));
+    let viewer = Viewer::start(&delivery, &film);
+    let (_, url) = mount(&delivery, film.clone());
+    let before = resident();
+    let tunnelled = |method: &str| {
+        let mut connection = connect(delivery.local_addr());
+        let request = format!(
+            "OPTIONS {url} RTSP/1.0\r\nCSeq: 1\r\n\r\n{method} /x HTTP/1.0\r\nx-sessioncookie: 0123456789\r\n\
+             Accept: application/x-rtsp-tunnelled\r\nContent-Length: 32767\r\n\r\n"
+        );
+        connection.write_all(request.as_bytes()).unwrap();
+        let limit = Some(Duration::from_millis(500));
+        connection.set_read_timeout(limit).unwrap();
+        let mut answer = [0; 4096];
+        // Both answers, or what there is of them.
+        while matches!(connection.read(&mut answer), Ok(1..)) {}
+        connection
+    };
+    let listening = tunnelled("GET");
+    let speaking = tunnelled("POST");
+    // "OPTIONS * RTSP/1.0\r\n" and "X: y\r\n", as a tunnel has it.
+    let mut speaking = speaking;
+    let _ = speaking.write_all(b"T1BUSU9OUyAqIFJUU1AvMS4wDQo=");
+    endless_on(speaking, &b"WDogeQ0K".repeat(512));
+    drop(listening);
+    newcomer(&delivery, &film);
+    let grown = resident().saturating_sub(before);
+    assert!(grown < 100 << 20, "{grown} bytes more");
     viewer.end();
 }
 

@@ -263,3 +263,24 @@ async fn a_stopped_streams_id_is_dead_and_only_its_owner_stops_it() {
     assert_eq!(end, Ok(StreamEvent::Ended(EndReason::Stopped)));
     cluster.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_has_only_so_many_streams_at_a_node_and_others_have_theirs() {
+    let (cluster, _media, film, ada) = cluster().await;
+    let bob = cluster.new_user("bob", "his password", Role::User).await;
+    let (ada, bob) = (Viewer::new(&cluster, ada), Viewer::new(&cluster, bob));
+    let mut opened = 0;
+    let refused = loop {
+        match ada.watch(film).await {
+            // What is stopped is remembered for a minute, and counts for as long.
+            Ok(watched) if opened % 2 == 0 => ada.stop(&watched).await.unwrap(),
+            Ok(_) => {}
+            Err(error) => break error,
+        }
+        opened += 1;
+        assert!(opened <= 1000, "there is no end to it");
+    };
+    assert_eq!(refused, StreamError::TooMany);
+    bob.watch(film).await.unwrap();
+    cluster.stop().await;
+}

@@ -34,6 +34,12 @@ pub enum StreamError {
     /// The grant is good, for another film.
     #[error("the grant is for another film")]
     OtherFilm,
+    /// The user has as many streams at this node as one may have, or had them within the last
+    /// minute.
+    #[error(
+        "you have too many streams at this node; `iceflix stream list` shows them, `iceflix stream stop` ends one"
+    )]
+    TooMany,
 }
 
 /// An authorised stream.

@@ -158,3 +158,25 @@ proptest! {
         prop_assert_eq!(&read["action"], "login");
     }
 }
+
+#[tokio::test]
+async fn a_flood_of_refusals_does_not_rotate_out_what_was_done() {
+    let (dir, path) = place();
+    let audit = Audit::open(dir.path(), Kind::Auth, &auth_1()).unwrap();
+    audit.record(&Event::done("set_role").on_user("mallory"));
+    // Three times what all files of the log hold.
+    for n in 0..1_000_000u32 {
+        audit.record(&Event::refused("login", "wrong_credentials").from([10, 0, 0, 7].into()));
+        if n % 10_000 == 0 {
+            audit.flush().await;
+        }
+    }
+    audit.flush().await;
+    let said = lines(&path);
+    assert_eq!(said[0]["action"], "set_role");
+    let one_by_one = said.iter().filter(|line| line["action"] == "login").count();
+    let counted = said.iter().filter(|line| line["outcome"] == "refused");
+    let counted: u64 = counted.filter_map(|line| line["count"].as_u64()).sum();
+    assert!((500..10_000).contains(&one_by_one), "{one_by_one}");
+    assert_eq!(one_by_one as u64 + counted, 1_000_000);
+}

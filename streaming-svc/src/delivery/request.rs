@@ -20,8 +20,8 @@ pub enum FirstRequest {
     },
 }
 
-/// Looks at the bytes that a connection has brought so far: whether they are an RTSP (or, for
-/// players behind proxies, HTTP) request's head, and which stream it names.
+/// Looks at the bytes that a connection has brought so far: whether they are an RTSP request's head,
+/// and which stream it names.
 pub fn first_request(bytes: &[u8]) -> FirstRequest {
     // A control character, a zero above all, is in no head: nobody waits for its end.
     let text = |&c: &u8| matches!(c, b'\r' | b'\n' | b'\t' | b' '..=b'~' | 0x80..);
@@ -64,7 +64,7 @@ fn uri(line: &[u8]) -> Option<&str> {
     let mut words = line.split_ascii_whitespace();
     let (method, uri, version) = (words.next()?, words.next()?, words.next()?);
     let is_method = method.bytes().all(|c| c.is_ascii_uppercase() || c == b'_');
-    let is_version = version.starts_with("RTSP/") || version.starts_with("HTTP/");
+    let is_version = version.starts_with("RTSP/");
     (is_method && is_version && words.next().is_none()).then_some(uri)
 }
 
@@ -103,7 +103,7 @@ mod tests {
         ] {
             let request = format!("OPTIONS {uri} RTSP/1.0\r\nCSeq: 1\r\n\r\n");
             assert_eq!(complete(&request), Some(Some(id)), "{request}");
-            let request = format!("GET {uri} HTTP/1.0\n\n");
+            let request = format!("OPTIONS {uri} RTSP/1.0\n\n");
             assert_eq!(complete(&request), Some(Some(id)), "{request}");
         }
         for uri in ["*", "rtsp://host", "rtsp://host/", "rtsp://host/vod", "/"] {
@@ -127,6 +127,7 @@ mod tests {
             ("$\0\0\u{4}abcd".into(), FirstRequest::Nonsense),
             ("options * RTSP/1.0\r\n".into(), FirstRequest::Nonsense),
             ("OPTIONS * SIP/2.0\r\n".into(), FirstRequest::Nonsense),
+            ("GET / HTTP/1.0\r\n".into(), FirstRequest::Nonsense),
             ("OPTIONS * RTSP/1.0 x\r\n".into(), FirstRequest::Nonsense),
             (long.clone(), FirstRequest::Incomplete),
             (long.clone() + "x", FirstRequest::Nonsense),

@@ -240,8 +240,16 @@ impl Usher {
     }
 }
 
+/// Takes a seat back. Its connection ends with that, also where the server would go on reading from
+/// it: what is tunnelled through HTTP comes on a second connection, whose client ends at once.
 fn leave(seats: &Mutex<Seats>, number: u64) {
-    lock(seats).all.retain(|seat| seat.number != number);
+    let mut seats = lock(seats);
+    let Some(position) = seats.all.iter().position(|seat| seat.number == number) else {
+        return;
+    };
+    let seat = seats.all.remove(position);
+    drop(seats);
+    seat.close("its client has ended");
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
