@@ -1,4 +1,5 @@
-//! How soon every service refuses a token that was revoked, and what judging a token costs.
+//! How soon every service refuses a token that was revoked and its stream is told, and what judging
+//! a token costs.
 
 use crate::{
     Options,
@@ -10,10 +11,10 @@ use anyhow::{Context as _, ensure};
 use futures::future::try_join3;
 use iceflix_core::{
     api::{
-        Instance, Kind, MediaId, PageRequest, SessionId, TokenError,
+        Instance, Kind, MediaId, PageRequest, SessionId, StreamId, TokenError,
         auth::{AuthenticatorClient, Role, Token},
         catalog::{CatalogClient, CatalogError, Query},
-        streaming::{StreamError, StreamingClient},
+        streaming::{StreamError, StreamEvent, StreamingClient},
     },
     feed::Heard,
     rpc::Caller,
@@ -29,7 +30,7 @@ use std::{path::Path, time::Instant};
 pub async fn run(options: &Options, media: &Path) -> anyhow::Result<Vec<Figure>> {
     let mut figures = verification(options)?;
     let mut world = World::start(media).await.context("starting a cluster")?;
-    figures.extend(revocations(options, &mut world).await?);
+    figures.extend(Box::pin(revocations(options, &mut world)).await?);
     world.stop().await;
     Ok(figures)
 }
@@ -58,13 +59,14 @@ fn verification(options: &Options) -> anyhow::Result<Vec<Figure>> {
 }
 
 /// From before a session is ended at one authenticator until the other one, the catalogue and the
-/// streaming node have all refused its token.
+/// streaming node have all refused its token; and until the controller of its stream was told.
 async fn revocations(options: &Options, world: &mut World) -> anyhow::Result<Vec<Figure>> {
     let second = world.add_auth().await?;
     let [first, catalog, node] = [Kind::Auth, Kind::Catalog, Kind::Streaming].map(|k| world.one(k));
     let (first, catalog, node) = (first?, catalog?, node?);
     let caller = world.caller();
-    let mut times = Vec::new();
+    let film = world.film().await?;
+    let (mut times, mut notices) = (Vec::new(), Vec::new());
     for _ in 0..if options.quick { 20 } else { 1_000 } {
         let who = world.login_at(first.endpoint).await?;
         // All of them know the session's key, and have taken the token.
@@ -77,17 +79,24 @@ async fn revocations(options: &Options, world: &mut World) -> anyhow::Result<Vec
             good.await? == (false, false, false),
             "a good token was refused"
         );
+        let stream = world.get_stream(&who.token, film).await?.stream;
         let begin = Instant::now();
-        let (_, last) = tokio::try_join!(
+        let (_, last, told) = tokio::try_join!(
             log_out(&caller, world.name(), &first, &who),
             until_refused(&caller, [&second, &catalog, &node], &who.token),
+            until_told(&caller, &node, stream),
         )?;
         times.push(ms(last - begin));
+        notices.push(ms(told - begin));
     }
     Ok(vec![
         Figure::new("revocation.p50", "ms", median(&times)),
         Figure::new("revocation.p99", "ms", percentile(&times, 99.0)).asked(Asked::AtMost(250.0)),
         Figure::new("revocation.worst", "ms", percentile(&times, 100.0)),
+        Figure::new("revocation.notice.p50", "ms", median(&notices)),
+        Figure::new("revocation.notice.p99", "ms", percentile(&notices, 99.0))
+            .asked(Asked::AtMost(250.0)),
+        Figure::new("revocation.notice.worst", "ms", percentile(&notices, 100.0)),
     ])
 }
 
@@ -124,6 +133,15 @@ async fn until_refused(
     let [a, b, c] = services;
     let (a, b, c) = try_join3(until(a), until(b), until(c)).await?;
     Ok(a.max(b).max(c))
+}
+
+/// When the controller of a stream was told that it has to be renewed.
+async fn until_told(caller: &Caller, node: &Instance, stream: StreamId) -> anyhow::Result<Instant> {
+    let ask =
+        |node: StreamingClient, context| async move { node.next_event(context, stream).await };
+    let told = caller.call_at(node.endpoint, PATIENCE, ask).await??;
+    ensure!(told == StreamEvent::RenewalWanted, "the stream ended first");
+    Ok(Instant::now())
 }
 
 /// Whether a service refuses a token because it was revoked.
