@@ -13,7 +13,7 @@ use iceflix_core::{
     service::Server,
 };
 use iceflix_tests::{
-    cluster::{ADMIN_PASSWORD, Cluster, film, wait_for},
+    cluster::{ADMIN_PASSWORD, Cluster, PATIENCE, film, wait_for},
     identity,
     person::Home,
     process::{Process, clean, program},
@@ -23,8 +23,9 @@ use std::{
     ffi::OsString,
     io::{BufRead, BufReader, Write},
     net::{SocketAddr, TcpListener, TcpStream},
-    path::Path,
+    path::{Path, PathBuf},
     process::Command,
+    time::{Duration, Instant},
 };
 
 const KINDS: [&str; 4] = ["main", "auth", "catalog", "streaming"];
@@ -181,15 +182,24 @@ fn a_port_in_use_is_named() {
     }
 }
 
+/// The commented configuration of a kind.
+fn example(kind: &str) -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    root.join(format!("configs/{kind}.toml"))
+}
+
 #[test]
 fn the_repositorys_configs_are_loaded_by_their_services() {
     fn load<C: ServiceConfig>() -> C {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-        let file = root.join(format!("configs/{}.toml", C::KIND));
+        let file = example(C::KIND.as_str());
         let text = std::fs::read_to_string(&file).unwrap();
         // Each key is there, with its explanation before it.
         for key in config::COMMON_KEYS.iter().chain(C::KEYS) {
-            let line = format!("\n{} = ", key.name);
+            let line = match key.name {
+                // Each cluster has its own; the certificate says it.
+                "instance" => "\n# instance = ".to_owned(),
+                name => format!("\n{name} = "),
+            };
             let (before, _) = text.split_once(&line).expect(key.name);
             assert!(
                 before.lines().last().unwrap().starts_with('#'),
@@ -207,6 +217,32 @@ fn the_repositorys_configs_are_loaded_by_their_services() {
         "iceflix"
     );
     assert_eq!(load::<streaming_svc::Config>().media.len(), 1);
+}
+
+#[test]
+fn the_repositorys_configs_start_a_cluster_that_was_made_as_they_say() {
+    let home = Home::new("", &[]);
+    for kind in KINDS {
+        let text = std::fs::read_to_string(example(kind)).unwrap();
+        let command = text
+            .lines()
+            .find_map(|line| line.strip_prefix("#     iceflix "));
+        let words: Vec<&str> = command.expect(kind).split(' ').collect();
+        let _ = home.run(&words).with_code(0);
+        let log = home.dir.path().join(format!("{kind}.log"));
+        let mut command = clean(Command::new(program(&format!("iceflix-{kind}"))));
+        // Other tests run beside this one: of all that the files say, a fixed port alone is changed.
+        command
+            .args(["--listen", "127.0.0.1:0", "--config"])
+            .arg(example(kind))
+            .current_dir(home.dir.path());
+        let service = Process::start(command, &log);
+        let until = Instant::now() + PATIENCE;
+        while !service.said().contains(&format!("{kind} is ready")) {
+            assert!(Instant::now() < until, "{kind}: {}", service.said());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
 }
 
 #[test]
