@@ -5,7 +5,7 @@
 #   MEDIA=DIR[:DIR]  directories with films, one streaming node each; a sample film if not given
 #   STATE=DIR        where everything about the cluster is kept
 #   DETACH=1         return when the cluster is healthy, and leave it running
-#   HOST=ADDRESS     where to listen: the address by which others reach this machine
+#   HOST=ADDRESS     where to listen: the address by which others reach this machine; then kept
 #   JOIN=LINE        let this machine into the cluster that the line of `iceflix cluster invite` is of
 #   CLUSTER=NAME     the cluster's name; random if not given, then kept
 INSTANCES ?= 2

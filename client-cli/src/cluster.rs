@@ -5,10 +5,12 @@
 
 mod backoff;
 mod certify;
+mod client;
 mod detach;
 mod health;
 mod invite;
 mod join;
+mod joining;
 mod keep;
 mod media;
 mod plan;
@@ -23,6 +25,7 @@ mod tell;
 #[cfg(test)]
 mod tests;
 
+use crate::{cli::Global, config::Environment};
 use iceflix_core::trust::Invitation;
 use settings::{Settings, state_of};
 use std::{ffi::OsString, path::PathBuf, process::ExitCode};
@@ -62,7 +65,8 @@ pub struct RunArgs {
     #[arg(long, value_name = "DIR[:DIR…]")]
     media: Vec<OsString>,
     /// The address to listen on, by which others reach this machine
-    /// [default: 127.0.0.1, or what the cluster that was joined reaches this machine by]
+    /// [default: the one that was given last; else 127.0.0.1, or what the cluster that was joined
+    /// reaches this machine by]
     #[arg(long, value_name = "ADDRESS", verbatim_doc_comment)]
     host: Option<String>,
     /// An invitation to another machine's cluster
@@ -127,7 +131,7 @@ fn instances(text: &str) -> Result<u32, String> {
 }
 
 /// Runs a command; the result is the program's exit code: 0 done, 1 failed, 2 wrong usage.
-pub async fn run(command: ClusterCommand) -> ExitCode {
+pub async fn run(command: ClusterCommand, global: &Global, env: &Environment) -> ExitCode {
     let voice = match &command {
         ClusterCommand::Supervise(_) => Voice::Parent,
         _ => Voice::Terminal,
@@ -135,7 +139,7 @@ pub async fn run(command: ClusterCommand) -> ExitCode {
     let result = match command {
         ClusterCommand::Init(args) => init(args).await,
         ClusterCommand::Invite(args) => invite::invite(args).await,
-        ClusterCommand::Join(args) => joined(args).await,
+        ClusterCommand::Join(args) => joined(args, global, env).await,
         ClusterCommand::Expel(args) => invite::expel(args).await,
         ClusterCommand::Run(args) if args.detach => detached(args).await,
         ClusterCommand::Run(args) => supervised(args, voice).await,
@@ -160,6 +164,13 @@ pub async fn run(command: ClusterCommand) -> ExitCode {
 }
 
 async fn init(args: RunArgs) -> Result<(), Failure> {
+    if args.join.is_some() {
+        return Err(Failure::Usage(
+            "`cluster init` makes a new cluster; an invitation (--join, ICEFLIX_JOIN) is taken up with \
+             `iceflix cluster join LINE`, or with JOIN=LINE"
+                .into(),
+        ));
+    }
     let settings = Settings::from_args(&args)?;
     let made = tokio::task::spawn_blocking(move || {
         settings.state.create()?;
@@ -180,14 +191,14 @@ async fn init(args: RunArgs) -> Result<(), Failure> {
     made.await.map_err(anyhow::Error::from)?
 }
 
-async fn joined(args: JoinArgs) -> Result<(), Failure> {
+async fn joined(args: JoinArgs, global: &Global, env: &Environment) -> Result<(), Failure> {
     if let Invitation::Client {
         cluster,
         mains,
         fingerprint,
     } = &args.line
     {
-        return join::client(cluster, mains, *fingerprint);
+        return client::know(cluster, mains, *fingerprint, global, env);
     }
     let run = RunArgs {
         join: Some(args.line),

@@ -81,8 +81,10 @@ impl Target {
     pub fn find(global: &Global, env: &Environment) -> Result<Self, Error> {
         Self::search(global, env)?.ok_or_else(|| {
             Error::Usage(
-                "no cluster is known here: start one with `make run-cluster`, name a Main with \
-                 --main HOST:PORT, or give the cluster's client.toml with --config"
+                "no cluster is known here: start one with `make run-cluster`, give the cluster's \
+                 client.toml with --config, take up a line of `iceflix cluster invite --client` with \
+                 `iceflix cluster join LINE`, or name a Main and the cluster's fingerprint with \
+                 --main HOST:PORT --ca FINGERPRINT"
                     .into(),
             )
         })
@@ -114,20 +116,36 @@ impl Target {
 
     /// The cluster of the first file there is.
     fn in_a_file(global: &Global, env: &Environment) -> Result<Option<Self>, Error> {
-        // A file that was named must be there; the usual places may be empty.
+        Self::file(global, env)
+            .map(|file| Self::read(&file))
+            .transpose()
+    }
+
+    /// The file that counts. One that was named must be there; the usual places may be empty.
+    pub fn file(global: &Global, env: &Environment) -> Option<PathBuf> {
         if let Some(file) = &global.config {
-            return read(&env.dir.join(file)).map(Some);
+            return Some(env.dir.join(file));
         }
         if let Some(file) = env.var("ICEFLIX_CONFIG") {
-            return read(&env.dir.join(file)).map(Some);
+            return Some(env.dir.join(file));
         }
         let usual = [
             Some(env.dir.join(".iceflix/client.toml")),
-            env.xdg("XDG_CONFIG_HOME", ".config")
-                .map(|dir| dir.join("client.toml")),
+            env.client_config().ok(),
         ];
-        let found = usual.into_iter().flatten().find(|file| file.exists());
-        found.map(|file| read(&file)).transpose()
+        usual.into_iter().flatten().find(|file| file.exists())
+    }
+
+    /// Reads a client.toml.
+    pub fn read(file: &Path) -> Result<Self, Error> {
+        let text = std::fs::read_to_string(file).map_err(|error| {
+            Error::Usage(format!(
+                "cannot read the config {}: {error}",
+                file.display()
+            ))
+        })?;
+        parse(&text)
+            .map_err(|error| Error::Usage(format!("the config {}: {error}", file.display())))
     }
 
     /// The Mains' addresses. Names that do not resolve are passed over while others do.
@@ -150,17 +168,6 @@ impl Target {
         }
         Ok(addresses)
     }
-}
-
-/// Reads a client.toml.
-fn read(file: &Path) -> Result<Target, Error> {
-    let text = std::fs::read_to_string(file).map_err(|error| {
-        Error::Usage(format!(
-            "cannot read the config {}: {error}",
-            file.display()
-        ))
-    })?;
-    parse(&text).map_err(|error| Error::Usage(format!("the config {}: {error}", file.display())))
 }
 
 /// Understands a client.toml's text.
@@ -255,6 +262,7 @@ mod tests {
         assert_eq!(error.exit_code(), 2);
         assert!(error.to_string().contains("make run-cluster"), "{error}");
         assert!(error.to_string().contains("--main"), "{error}");
+        assert!(error.to_string().contains("--ca"), "{error}");
 
         write(&dir.join(".config/iceflix/client.toml"), 1);
         assert_eq!(port(&global, &nothing), "1");

@@ -44,7 +44,7 @@ use std::process::ExitCode;
 pub async fn run(cli: Cli) -> ExitCode {
     let env = Environment::of_process();
     let done = match cli.command {
-        Some(Top::Cluster(command)) => return cluster::run(*command).await,
+        Some(Top::Cluster(command)) => return cluster::run(*command, &cli.global, &env).await,
         Some(Top::Client(command)) => once(&cli.global, env, command).await,
         None => prompt::run(&cli.global, env).await,
     };

@@ -112,6 +112,104 @@ fn an_unknown_key_is_named_with_the_nearest() {
     assert!(stderr.contains("client.toml"), "{stderr}");
 }
 
+/// A machine's invitation, which nobody made.
+fn invitation(roles: &str) -> String {
+    let (ca, secret) = ("0a".repeat(32), "0b".repeat(16));
+    format!("iceflix1/home/{roles}/{}/{ca}/{secret}", nobody())
+}
+
+#[test]
+fn an_invitation_to_stream_without_films_is_not_used_and_makes_nothing() {
+    let line = invitation("streaming");
+    let join = format!("--join={line}");
+    for words in [
+        &["cluster", "join", &line][..],
+        &["cluster", "run", "--detach", &join],
+        &["cluster", "run", &join],
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let (code, _, stderr) = told(iceflix(dir.path(), words).output().unwrap());
+        assert_eq!(code, 2, "{stderr}");
+        assert!(stderr.contains("MEDIA=DIR"), "{stderr}");
+        assert!(!dir.path().join(".iceflix").exists(), "{words:?}");
+    }
+}
+
+#[test]
+fn who_was_not_let_in_makes_no_cluster_of_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |words: &[&str]| told(iceflix(dir.path(), words).output().unwrap());
+    // Its authenticator does not answer.
+    let (code, _, stderr) = at(&["cluster", "join", &invitation("catalog")]);
+    assert_eq!(code, 1, "{stderr}");
+    assert!(stderr.contains("secret was not sent"), "{stderr}");
+    let (code, _, stderr) = at(&["cluster", "run"]);
+    assert_eq!(code, 1, "{stderr}");
+    assert!(stderr.contains("JOIN=LINE"), "{stderr}");
+    for made in ["ca", "cluster.toml", "client.toml"] {
+        assert!(!dir.path().join(".iceflix").join(made).exists(), "{made}");
+    }
+}
+
+#[test]
+fn a_new_cluster_takes_no_invitation() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = iceflix(dir.path(), &["cluster", "init"]);
+    command.env("ICEFLIX_JOIN", invitation("catalog"));
+    let (code, _, stderr) = told(command.output().unwrap());
+    assert_eq!(code, 2, "{stderr}");
+    assert!(stderr.contains("cluster join"), "{stderr}");
+    assert!(!dir.path().join(".iceflix").exists());
+}
+
+#[test]
+fn a_client_gets_to_know_a_cluster_and_forgets_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let line = |ca: &str, main: &str| format!("iceflix1/home/client/{main}/{}", ca.repeat(32));
+    let join = |words: &[&str], vars: &[(&str, &str)]| {
+        let words = [&["cluster", "join"], words].concat();
+        let mut command = iceflix(dir.path(), &words);
+        told(command.envs(vars.iter().copied()).output().unwrap())
+    };
+    let own = dir.path().join(".config/iceflix/client.toml");
+    let read = |file: &Path| std::fs::read_to_string(file).unwrap();
+    let (code, _, stderr) = join(&[&line("0a", "10.0.0.1:7")], &[]);
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stderr.trim_end().ends_with("iceflix login"), "{stderr}");
+    assert!(read(&own).contains("10.0.0.1:7"));
+    // The same cluster, elsewhere now.
+    let (code, _, stderr) = join(&[&line("0a", "10.0.0.2:7")], &[]);
+    assert_eq!(code, 0, "{stderr}");
+    assert!(read(&own).contains("10.0.0.2:7"));
+    // Another one does not take its place.
+    let other = line("0b", "10.0.0.3:7");
+    let (code, _, stderr) = join(&[&other], &[]);
+    assert_eq!(code, 2, "{stderr}");
+    assert!(
+        stderr.contains(&"0a".repeat(32)) && stderr.contains("--config"),
+        "{stderr}"
+    );
+    assert!(read(&own).contains("10.0.0.2:7"));
+    let (code, _, stderr) = join(&[&other, "--config", "other.toml"], &[]);
+    assert_eq!(code, 0, "{stderr}");
+    assert!(read(&dir.path().join("other.toml")).contains("10.0.0.3:7"));
+    assert!(
+        stderr.trim_end().ends_with("login --config ./other.toml"),
+        "{stderr}"
+    );
+    // Where another file comes first, that is said.
+    let (code, _, stderr) = join(
+        &[&line("0a", "10.0.0.2:7")],
+        &[("ICEFLIX_CONFIG", "other.toml")],
+    );
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stderr.contains("other.toml counts here"), "{stderr}");
+    assert!(
+        stderr.trim_end().ends_with("iceflix/client.toml"),
+        "{stderr}"
+    );
+}
+
 #[test]
 fn help_and_version_go_to_stdout() {
     for words in [

@@ -1,14 +1,15 @@
-//! A cluster of three machines, as people make one: the first starts it, the second is let in with a
-//! line, the third only watches.
+//! Clusters of several machines, as people make them: the first starts one, the second is let in with
+//! a line, the third only watches.
 
 // Helpers of tests, which clippy does not see as tests.
 #![allow(clippy::unwrap_used)]
 
+use iceflix_core::trust::Credential;
 use iceflix_tests::{
     cluster::{film, wait_for},
     lan::Lan,
     person::{Staying, Told, told},
-    process::program,
+    process::{clean, program},
 };
 use std::{
     fs::File,
@@ -16,15 +17,16 @@ use std::{
     process::{Command, Stdio},
 };
 
-/// A machine of the LAN, and what its owner types.
+/// A machine of the LAN (or, without one, a state of its own on this machine), and what its owner
+/// types.
 struct Machine<'a> {
-    lan: &'a Lan,
+    lan: Option<&'a Lan>,
     number: u32,
     home: PathBuf,
 }
 
 impl<'a> Machine<'a> {
-    fn new(lan: &'a Lan, number: u32, dir: &Path) -> Self {
+    fn new(lan: Option<&'a Lan>, number: u32, dir: &Path) -> Self {
         let home = dir.join(format!("machine-{number}"));
         std::fs::create_dir(&home).unwrap();
         Self { lan, number, home }
@@ -35,7 +37,11 @@ impl<'a> Machine<'a> {
     }
 
     fn command(&self, words: &[&str]) -> Command {
-        let mut command = self.lan.on(self.number, &program("iceflix"));
+        let program = program("iceflix");
+        let mut command = match self.lan {
+            Some(lan) => lan.on(self.number, &program),
+            None => clean(Command::new(program)),
+        };
         command
             .args(words)
             .current_dir(&self.home)
@@ -50,6 +56,28 @@ impl<'a> Machine<'a> {
 
     fn types(&self, words: &[&str]) -> Told {
         told(self.command(words).spawn().unwrap())
+    }
+
+    /// Starts its part of the cluster, with one instance of each kind, and returns when that is
+    /// healthy.
+    fn starts(&self, words: &[&str], invitation: Option<&str>) -> Told {
+        let run = ["cluster", "run", "--detach", "--instances", "1"];
+        let mut command = self.command(&[&run, words].concat());
+        if let Some(line) = invitation {
+            command.env("ICEFLIX_JOIN", line);
+        }
+        told(command.spawn().unwrap())
+    }
+
+    /// A line of `iceflix cluster invite`.
+    fn invites(&self, words: &[&str]) -> String {
+        let line = self.types(&[&["cluster", "invite"], words].concat());
+        line.with_code(0).stdout.trim().to_owned()
+    }
+
+    /// Its state directory.
+    fn state(&self) -> PathBuf {
+        self.home.join(".iceflix")
     }
 }
 
@@ -69,46 +97,29 @@ async fn a_film_on_one_machine_is_found_and_played_from_another() {
         return;
     };
     let dir = tempfile::tempdir().unwrap();
-    let [first, second, third] = [1, 2, 3].map(|number| Machine::new(&lan, number, dir.path()));
+    let [first, second, third] =
+        [1, 2, 3].map(|number| Machine::new(Some(&lan), number, dir.path()));
     let films = second.home.join("films");
     film(&films.join("Blue Ice.mp4"), 3, 440);
 
     // The first machine has no films. It answers where others reach it.
-    let started = first.types(&[
-        "cluster",
-        "run",
-        "--detach",
-        "--instances",
-        "1",
-        "--host",
-        &first.address(),
-    ]);
+    let started = first.starts(&["--host", &first.address()], None);
     started.with_code(0);
-    let line = |told: Told| told.with_code(0).stdout.trim().to_owned();
-    let invitation = line(first.types(&["cluster", "invite", "--role", "streaming,catalog"]));
+    let invitation = first.invites(&["--role", "streaming,catalog"]);
     assert!(invitation.starts_with("iceflix1/"), "{invitation}");
 
     // A line that was tampered with shows its secret to nobody.
     let fingerprint = invitation.split('/').nth(4).unwrap();
     let forged = invitation.replace(fingerprint, &"00".repeat(32));
-    let refused = second.types(&["cluster", "join", &forged]);
+    let media = films.to_str().unwrap();
+    let refused = second.types(&["cluster", "join", &forged, "--media", media]);
     assert_eq!(refused.code, 1, "{refused:?}");
     assert!(
         refused.stderr.contains("secret was not sent"),
         "{refused:?}"
     );
 
-    let media = films.to_str().unwrap();
-    let mut join = second.command(&[
-        "cluster",
-        "run",
-        "--detach",
-        "--instances",
-        "1",
-        "--media",
-        media,
-    ]);
-    let joined = told(join.env("ICEFLIX_JOIN", &invitation).spawn().unwrap());
+    let joined = second.starts(&["--media", media], Some(&invitation));
     let said = joined.with_code(0).stderr;
     assert!(said.contains("has joined"), "{said}");
     // It is good once.
@@ -117,7 +128,7 @@ async fn a_film_on_one_machine_is_found_and_played_from_another() {
     assert!(again.stderr.contains("not good"), "{again:?}");
 
     // The third machine gets to know the cluster, and has no certificate.
-    let known = line(first.types(&["cluster", "invite", "--client"]));
+    let known = first.invites(&["--client"]);
     third.types(&["cluster", "join", &known]).with_code(0);
     let mut login = third.command(&["login", "admin", "--password-stdin"]);
     let password = first.home.join(".iceflix/admin.password");
@@ -176,17 +187,7 @@ async fn a_film_on_one_machine_is_found_and_played_from_another() {
 
     // The second machine starts again without any line, and is expelled.
     second.types(&["cluster", "stop"]).with_code(0);
-    second
-        .types(&[
-            "cluster",
-            "run",
-            "--detach",
-            "--instances",
-            "1",
-            "--media",
-            media,
-        ])
-        .with_code(0);
+    second.starts(&["--media", media], None).with_code(0);
     let status = third.types(&["status", "--json"]).with_code(0).json();
     let all = status.as_array().unwrap().iter();
     let node = all
@@ -202,4 +203,72 @@ async fn a_film_on_one_machine_is_found_and_played_from_another() {
     .await;
     let gone = third.types(&["play", &id]);
     assert_eq!(gone.code, 5, "{gone:?}");
+    // Invited again, it returns under a new name with what it had.
+    second.types(&["cluster", "stop"]).with_code(0);
+    let invitation = first.invites(&["--role", "streaming"]);
+    let joined = second.starts(&["--media", media], Some(&invitation));
+    let said = joined.with_code(0).stderr;
+    assert!(said.contains("has joined"), "{said}");
+    assert!(
+        said.contains("with streaming-1."),
+        "the catalogue has a good certificate: {said}"
+    );
+    wait_for("the film is found again", async || {
+        let found = third.types(&["search", "blue", "--json"]);
+        found.code == 0 && found.json()[0]["available"] == true
+    })
+    .await;
+    let status = third.types(&["status", "--json"]).with_code(0);
+    assert!(!status.stdout.contains(&name), "{status:?}");
+}
+
+#[test]
+fn a_join_that_was_interrupted_goes_on_with_the_same_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let [first, second, third] = [1, 2, 3].map(|number| Machine::new(None, number, dir.path()));
+    first.starts(&[], None).with_code(0);
+    // Nobody has been told where other machines would reach it.
+    let client = first.types(&["cluster", "invite", "--client"]);
+    let said = client.with_code(0).stderr;
+    assert!(said.contains("HOST=ADDRESS"), "{said}");
+    let invitation = first.invites(&["--role", "catalog"]);
+    let join = ["cluster", "join", invitation.as_str(), "--instances", "1"];
+
+    // It ends after the invitation was redeemed and before anything of that is kept.
+    let obstacle = second.state().join("cluster.toml.new");
+    std::fs::create_dir_all(&obstacle).unwrap();
+    let interrupted = second.types(&join).with_code(1);
+    assert!(
+        interrupted.stderr.contains("cluster.toml"),
+        "{interrupted:?}"
+    );
+    std::fs::remove_dir(&obstacle).unwrap();
+    let thief = third.types(&join).with_code(1);
+    assert!(thief.stderr.contains("not good"), "{thief:?}");
+
+    // A start makes no cluster of its own meanwhile.
+    let alone = second.starts(&[], None).with_code(1);
+    assert!(alone.stderr.contains("JOIN=LINE"), "{alone:?}");
+    for made in ["ca", "client.toml"] {
+        assert!(!second.state().join(made).exists(), "{made}");
+    }
+
+    let joined = second.types(&join).with_code(0);
+    assert!(joined.stderr.contains("has joined"), "{joined:?}");
+    let credential = Credential::load(&second.state().join("catalog-1/identity")).unwrap();
+    let record = std::fs::read_to_string(second.state().join("cluster.toml")).unwrap();
+    assert!(
+        record.contains(credential.name().instance.as_str()),
+        "{record}"
+    );
+    assert!(!second.state().join("joining.toml").exists());
+    // Taken up once more it changes nothing, and the machine is one of the cluster.
+    let again = second.starts(&[], Some(&invitation)).with_code(0);
+    assert!(again.stderr.contains("was not used"), "{again:?}");
+    let status = first.types(&["status", "--json"]).with_code(0).json();
+    assert_eq!(status.as_array().unwrap().len(), 4, "{status}");
+    assert_eq!(
+        std::fs::read_to_string(second.state().join("cluster.toml")).unwrap(),
+        record
+    );
 }

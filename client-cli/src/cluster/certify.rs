@@ -44,17 +44,22 @@ impl Settings {
 
     /// The credential of a service on a machine that was let in.
     fn invited(&self, record: &Record, service: &Service) -> anyhow::Result<Credential> {
-        if !Credential::is_in(&service.identity) {
+        let known = match Credential::is_in(&service.identity) {
+            true => Some(Credential::load(&service.identity)?),
+            false => None,
+        };
+        let own = known
+            .filter(|known| known.cluster() == record.cluster && service.entry.is_named_in(known));
+        own.ok_or_else(|| {
             let kind = service.entry.kind;
-            anyhow::bail!(
+            anyhow!(
                 "{} has no certificate of the cluster {}: make an invitation on a machine that has an \
                  authenticator (iceflix cluster invite --role {kind}), and start again here with \
                  JOIN=LINE",
                 service.name,
                 record.cluster,
-            );
-        }
-        Ok(Credential::load(&service.identity)?)
+            )
+        })
     }
 
     fn authority(&self, record: &Record) -> anyhow::Result<Option<Authority>> {
@@ -86,9 +91,7 @@ fn equip(authority: &Authority, service: &Service) -> anyhow::Result<()> {
     if Credential::is_in(&service.identity) {
         let known = Credential::load(&service.identity)?;
         let left = known.ends().saturating_sub(trust::now());
-        let good = known.fingerprint() == authority.fingerprint()
-            && known.name().instance == instance
-            && known.name().kind == entry.kind;
+        let good = known.fingerprint() == authority.fingerprint() && entry.is_named_in(&known);
         if good && left > NEAR_ITS_END {
             return Ok(());
         }

@@ -12,7 +12,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use std::{ffi::OsString, fs, process::Stdio};
+use std::{ffi::OsString, fs, path::PathBuf, process::Stdio};
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     process::Command,
@@ -26,9 +26,7 @@ pub async fn start(args: &RunArgs, settings: &Settings) -> Result<(), Failure> {
     let path = settings.state.log("supervisor");
     let log = open_log(&path).with_context(|| format!("cannot write {}", path.display()))?;
     let program = std::env::current_exe().context("cannot tell where this program is")?;
-    let mut child = Command::new(program)
-        .args(["cluster", "supervise"])
-        .args(again(args))
+    let mut child = supervisor(program, args)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(log)
@@ -55,6 +53,17 @@ pub async fn start(args: &RunArgs, settings: &Settings) -> Result<(), Failure> {
     // It said why.
     child.wait().await.context("lost the supervisor")?;
     Err(Failure::Said)
+}
+
+/// The command that runs the supervisor.
+fn supervisor(program: PathBuf, args: &RunArgs) -> Command {
+    let mut command = Command::new(program);
+    command
+        .args(["cluster", "supervise"])
+        .args(again(args))
+        // The invitation was taken up, and its secret is nobody else's business.
+        .env_remove("ICEFLIX_JOIN");
+    command
 }
 
 /// The command line that says the same again.
@@ -119,6 +128,14 @@ mod tests {
     struct Line {
         #[command(flatten)]
         args: RunArgs,
+    }
+
+    #[test]
+    fn the_supervisor_gets_no_invitation() {
+        let args = Line::try_parse_from(["x"]).unwrap().args;
+        let command = supervisor("iceflix".into(), &args);
+        let mut changed = command.as_std().get_envs();
+        assert!(changed.any(|change| change == ("ICEFLIX_JOIN".as_ref(), None)));
     }
 
     #[test]

@@ -85,14 +85,7 @@ async fn for_a_machine(state: &State, args: &InviteArgs) -> Result<Invitation, F
     };
     let all = authenticators(state)?;
     let own = any_of(&all, asked).await?;
-    if own.endpoint.ip().is_loopback() {
-        say(&format!(
-            "note: {} answers on {} only, which other machines cannot reach; start the cluster with \
-             HOST=ADDRESS for them",
-            own.name,
-            own.endpoint.ip()
-        ));
-    }
+    note_loopback(&[own.endpoint]);
     let roles_text: Vec<&str> = roles.iter().map(|role| role.as_str()).collect();
     say(&format!(
         "Good once, for {}, for a machine with: {}. On that machine:\n  make run-cluster JOIN=LINE{}",
@@ -111,6 +104,19 @@ async fn for_a_machine(state: &State, args: &InviteArgs) -> Result<Invitation, F
         fingerprint: own.credential.fingerprint(),
         secret,
     })
+}
+
+/// Says so when none of these can be reached from another machine.
+fn note_loopback(endpoints: &[SocketAddr]) {
+    let host = endpoints.first().map(SocketAddr::ip);
+    if let Some(host) = host
+        && endpoints.iter().all(|at| at.ip().is_loopback())
+    {
+        say(&format!(
+            "note: the cluster answers on {host} only, which other machines cannot reach; start it with \
+             HOST=ADDRESS for them"
+        ));
+    }
 }
 
 fn for_a_client(state: &State) -> Result<Invitation, Failure> {
@@ -133,6 +139,7 @@ fn for_a_client(state: &State) -> Result<Invitation, Failure> {
     if mains.is_empty() {
         return Err(anyhow!("no Main is known in {}", state.dir().display()).into());
     }
+    note_loopback(&mains);
     say("No secret is in it. On the client's machine:\n  iceflix cluster join LINE");
     Ok(Invitation::Client {
         cluster: record.cluster.parse().map_err(anyhow::Error::from)?,

@@ -1,14 +1,14 @@
-//! Taking up an invitation: a machine that joins a cluster, or a client that gets to know one.
+//! Taking up an invitation: a machine joins a cluster.
 
 use super::{
     Failure,
-    plan::{self, Joined},
+    joining::{Joining, Wanted},
+    plan::{self, Joined, Record},
     ports::Ports,
-    services::{Service, write_toml},
     settings::Settings,
+    state::{Belonging, State},
     tell::say,
 };
-use crate::config::Environment;
 use anyhow::{Context, anyhow};
 use iceflix_core::{
     api::{
@@ -18,114 +18,141 @@ use iceflix_core::{
     files,
     renewal::Contacts,
     rpc::{Caller, Security},
-    trust::{Authority, Credential, Invitation, credentials::NewKey, invitation::InvitationSecret},
+    trust::{Authority, Credential, Invitation, invitation::InvitationSecret},
 };
-use serde::Serialize;
-use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, path::Path, time::Duration};
 
 /// How long the authenticator may take to answer, and how often it is asked.
 const PATIENCE: Duration = Duration::from_secs(5);
 const TRIES: u32 = 3;
 
-/// A machine's invitation, taken apart.
-struct Invited {
-    cluster: InstanceId,
-    roles: BTreeSet<Kind>,
+/// What a machine's invitation says of the cluster that it is for.
+struct Inviting<'a> {
+    cluster: &'a InstanceId,
     issuer: SocketAddr,
     fingerprint: Fingerprint,
-    secret: InvitationSecret,
 }
 
-/// A client's configuration file.
-#[derive(Serialize)]
-struct ClientConfig {
-    cluster: String,
-    ca: String,
-    mains: Vec<String>,
-}
-
-/// Takes up an invitation. Certificates that are there already are kept.
+/// Takes up an invitation. Certificates that are there already are kept. Afterwards the state's
+/// record is of a machine that was let in.
 pub async fn join(settings: &Settings, invitation: &Invitation) -> Result<(), Failure> {
-    match invitation.clone() {
-        Invitation::Machine {
-            cluster,
-            roles,
-            issuer,
-            fingerprint,
-            secret,
-        } => {
-            let invited = Invited {
-                cluster,
-                roles,
-                issuer,
-                fingerprint,
-                secret,
-            };
-            machine(settings, invited).await
-        }
-        Invitation::Client { .. } => Err(Failure::Usage(
+    let Invitation::Machine {
+        cluster,
+        roles,
+        issuer,
+        fingerprint,
+        secret,
+    } = invitation
+    else {
+        return Err(Failure::Usage(
             "that line is for a client, not for a machine: `iceflix cluster join LINE` takes it; for a \
              machine it takes one of `iceflix cluster invite --role ROLE`"
                 .into(),
-        )),
-    }
-}
-
-/// Writes down how a client finds and knows the cluster.
-pub fn client(
-    cluster: &InstanceId,
-    mains: &[SocketAddr],
-    fingerprint: Fingerprint,
-) -> Result<(), Failure> {
-    let path = Environment::of_process().client_config();
-    let path: PathBuf = path.map_err(|error| Failure::Failed(anyhow!("{error}")))?;
-    if let Some(dir) = path.parent() {
-        files::private_dir(dir).with_context(|| format!("cannot make {}", dir.display()))?;
-    }
-    let config = ClientConfig {
-        cluster: cluster.to_string(),
-        ca: fingerprint.to_string(),
-        mains: mains.iter().map(SocketAddr::to_string).collect(),
+        ));
     };
-    let comment = "Where the cluster is, and what it is known by.";
-    write_toml(&path, comment, &config)?;
-    say(&format!(
-        "{} says now where the cluster {cluster} is. Next: iceflix login",
-        path.display()
-    ));
+    let inviting = Inviting {
+        cluster,
+        issuer: *issuer,
+        fingerprint: *fingerprint,
+    };
+    // It is good once: without films it would be used up for the other roles, or for nothing.
+    if roles.contains(&Kind::Streaming) && settings.media.is_empty() {
+        return Err(Failure::Usage(
+            "the invitation is for a streaming service, and no films were given: give MEDIA=DIR \
+             (--media DIR). It was not used"
+                .into(),
+        ));
+    }
+    let state = &settings.state;
+    state.create()?;
+    let Some(_lock) = state.lock()? else {
+        return Err(Failure::Usage(format!(
+            "the cluster of {} is running; stop it before this machine joins another or gets more services",
+            state.dir().display()
+        )));
+    };
+    let joining = match Joining::load(state, secret)? {
+        Some(begun) => begun,
+        None => {
+            let record = record(state, &inviting)?;
+            let (record, wanted) = plan(settings, record, roles, &inviting).await?;
+            if wanted.is_empty() {
+                settings.write_record(&record)?;
+                say(
+                    "Every service of this machine has its certificate; the invitation was not used.",
+                );
+                return Ok(());
+            }
+            Joining::new(secret, record, wanted)
+        }
+    };
+    joining.save(state)?;
+    let requests: Vec<CertificateRequest> = joining
+        .wanted
+        .iter()
+        .map(Wanted::request)
+        .collect::<anyhow::Result<_>>()?;
+    let welcome = redeem(&inviting, secret, &requests).await?;
+    keep(settings, joining, &welcome, &inviting)?;
     Ok(())
 }
 
-async fn machine(settings: &Settings, invited: Invited) -> Result<(), Failure> {
-    settings.state.create()?;
-    let Some(_lock) = settings.state.lock()? else {
-        return Err(Failure::Usage(format!(
-            "the cluster of {} is running; stop it before this machine joins another or gets more services",
-            settings.state.dir().display()
-        )));
-    };
-    let mut record = settings.state.record(Some(invited.cluster.as_str()))?;
-    if Authority::is_in(&settings.state.authority()) && record.joined.is_none() {
-        return Err(Failure::Usage(format!(
+/// The record to add to, if this state directory is of no other cluster.
+fn record(state: &State, inviting: &Inviting<'_>) -> Result<Record, Failure> {
+    let first = || {
+        Failure::Usage(format!(
             "{} is of the cluster's first machine, which need not join; choose another STATE",
-            settings.state.dir().display()
+            state.dir().display()
+        ))
+    };
+    let record = match (state.known_record()?, state.belonging()?) {
+        (Some(record), _) if record.joined.is_none() => return Err(first()),
+        (Some(record), _) => record,
+        (None, Belonging::First(_)) => return Err(first()),
+        // Its record is lost.
+        (None, Belonging::Joined(cluster)) => Record::new(cluster),
+        (None, Belonging::None) => Record::new(inviting.cluster.to_string()),
+    };
+    let wanted = inviting.cluster.as_str();
+    if record.cluster != wanted {
+        return Err(Failure::Usage(state.other_cluster(&record.cluster, wanted)));
+    }
+    let mut known = state.credentials()?.into_iter();
+    if known.any(|credential| credential.fingerprint() != inviting.fingerprint) {
+        return Err(Failure::Usage(format!(
+            "{} belongs to another cluster that is called {wanted:?} as well; choose another STATE for \
+             this one",
+            state.dir().display()
         )));
     }
-    let mut roles = invited.roles.clone();
-    roles.extend(record.joined.iter().flat_map(|joined| &joined.roles));
-    if !settings.media.is_empty() && !roles.contains(&Kind::Streaming) {
+    Ok(record)
+}
+
+/// Decides which instances this machine has, and which of them are to get a certificate.
+async fn plan(
+    settings: &Settings,
+    mut record: Record,
+    roles: &BTreeSet<Kind>,
+    inviting: &Inviting<'_>,
+) -> Result<(Record, Vec<Wanted>), Failure> {
+    let earlier = record.joined.take();
+    let mut all = roles.clone();
+    all.extend(earlier.iter().flat_map(|joined| &joined.roles));
+    if !settings.media.is_empty() && !all.contains(&Kind::Streaming) {
         return Err(Failure::Usage(
             "MEDIA was given, and the invitation is not for a streaming service; \
              `iceflix cluster invite --role streaming` makes one that is"
                 .into(),
         ));
     }
+    let (bus, mains) = earlier.map_or_else(Default::default, |joined| (joined.bus, joined.mains));
     record.joined = Some(Joined {
-        roles: roles.into_iter().collect(),
-        issuer: invited.issuer,
-        bus: Vec::new(),
-        mains: Vec::new(),
+        roles: all.into_iter().collect(),
+        issuer: inviting.issuer,
+        bus,
+        mains,
     });
+    settings.keep_host(&mut record);
     let mut source = Ports::new(settings.host, &record);
     let chosen = plan::choose(
         &mut record,
@@ -134,56 +161,109 @@ async fn machine(settings: &Settings, invited: Invited) -> Result<(), Failure> {
         &mut source,
     )
     .with_context(|| format!("cannot find free ports on {}", settings.host))?;
-    let services: Vec<Service> = chosen
-        .into_iter()
-        .map(|entry| settings.service(entry))
-        .collect();
-    let lack: Vec<&Service> = services
-        .iter()
-        .filter(|service| !Credential::is_in(&service.identity))
-        .collect();
-    if lack.is_empty() {
-        say("Every service of this machine has its certificate; the invitation was not used.");
-        return Ok(());
+    let mut wanted = Vec::new();
+    let mut asker = Asker::new(inviting)?;
+    for mut entry in chosen {
+        let identity = settings.state.identity(&entry.name());
+        // One that cannot be read is replaced.
+        let known = Credential::load(&identity).ok();
+        let own = known.filter(|known| entry.is_named_in(known));
+        let good = match own {
+            Some(own) => asker.renews(&own, &identity).await?,
+            None => false,
+        };
+        if !good {
+            // Whoever was expelled does not return under its name.
+            plan::rename(&mut record, &mut entry, &mut source);
+            wanted.push(Wanted::new(entry)?);
+        }
     }
-    let (keys, requests) = requests(&lack)?;
-    let welcome = redeem(&invited, &requests).await?;
+    Ok((record, wanted))
+}
+
+/// Finds out who was expelled.
+struct Asker<'a> {
+    inviting: &'a Inviting<'a>,
+    caller: Caller,
+    /// One that does not answer is not asked again.
+    answers: bool,
+}
+
+impl<'a> Asker<'a> {
+    fn new(inviting: &'a Inviting<'a>) -> anyhow::Result<Self> {
+        Ok(Self {
+            inviting,
+            caller: Caller::by_address(Security::client(inviting.fingerprint)?),
+            answers: true,
+        })
+    }
+
+    /// Whether a credential is one to keep: everyone's is renewed, also when it is over, but that of
+    /// an instance that was expelled. When nobody answers it is kept as it is.
+    async fn renews(&mut self, own: &Credential, identity: &Path) -> anyhow::Result<bool> {
+        if !self.answers {
+            return Ok(true);
+        }
+        let request = own.request()?;
+        let ask = |auth: AuthenticatorClient, context| {
+            let (request, earlier) = (request.clone(), own.certificate_pem().to_owned());
+            async move { auth.renew_certificate(context, request, earlier).await }
+        };
+        let asked = self.caller.call_at(self.inviting.issuer, PATIENCE, ask);
+        match asked.await {
+            Ok(Ok(pem)) => own.with_certificate(&pem)?.save(identity)?,
+            Ok(Err(AuthError::Expelled)) => return Ok(false),
+            Ok(Err(_)) => {}
+            Err(_) => self.answers = false,
+        }
+        Ok(true)
+    }
+}
+
+/// Keeps what the cluster gave: the record first, so that no certificate is for names that nobody
+/// remembers.
+fn keep(
+    settings: &Settings,
+    joining: Joining,
+    welcome: &Welcome,
+    inviting: &Inviting<'_>,
+) -> anyhow::Result<()> {
+    let Joining {
+        mut record, wanted, ..
+    } = joining;
+    let mut credentials = Vec::new();
+    for (wanted, pem) in wanted.iter().zip(&welcome.certificates) {
+        let credential = wanted.credential(&welcome.authority, pem, inviting.fingerprint)?;
+        credentials.push((wanted.entry.name(), credential));
+    }
     let contacts = Contacts {
         instances: welcome.contacts.clone(),
     };
-    for ((service, key), pem) in lack.iter().zip(&keys).zip(&welcome.certificates) {
-        let credential = key
-            .credential(&welcome.authority, pem)
-            .context("the certificate that came is not for this machine")?;
-        if credential.fingerprint() != invited.fingerprint {
-            return Err(anyhow!("the certificate that came is of another cluster").into());
-        }
-        files::private_dir(&service.identity).context("cannot keep the certificate")?;
-        if let (Kind::Auth, Some(key)) = (service.entry.kind, &welcome.authority_key) {
-            let authority = Authority::from_pem(&welcome.authority, key);
-            let authority = authority.context("the signing key that came is damaged")?;
-            authority
-                .save(&service.identity)
-                .context("cannot keep the signing key")?;
-            authority
-                .save(&settings.state.authority())
-                .context("cannot keep the signing key")?;
-        }
-        contacts
-            .save(&service.identity)
-            .context("cannot write down where the cluster is")?;
-        credential
-            .save(&service.identity)
-            .context("cannot keep the certificate")?;
-    }
     if let Some(joined) = &mut record.joined {
-        joined.bus = welcome.bus;
+        joined.bus.clone_from(&welcome.bus);
         let known = contacts.instances.iter();
         let mains = known.filter(|known| known.kind == Kind::Main);
         joined.mains = mains.map(|main| main.endpoint).collect();
     }
     settings.write_record(&record)?;
-    let names: Vec<&str> = lack.iter().map(|service| service.name.as_str()).collect();
+    for (name, credential) in &credentials {
+        let identity = settings.state.identity(name);
+        files::private_dir(&identity).context("cannot keep the certificate")?;
+        if let (Kind::Auth, Some(key)) = (credential.name().kind, &welcome.authority_key) {
+            let authority = Authority::from_pem(&welcome.authority, key);
+            let authority = authority.context("the signing key that came is damaged")?;
+            for dir in [&identity, &settings.state.authority()] {
+                let kept = authority.save(dir);
+                kept.context("cannot keep the signing key")?;
+            }
+        }
+        let kept = contacts.save(&identity);
+        kept.context("cannot write down where the cluster is")?;
+        let kept = credential.save(&identity);
+        kept.context("cannot keep the certificate")?;
+    }
+    Joining::done(&settings.state)?;
+    let names: Vec<&str> = credentials.iter().map(|(name, _)| name.as_str()).collect();
     say(&format!(
         "This machine has joined the cluster {} with {}.",
         record.cluster,
@@ -192,33 +272,22 @@ async fn machine(settings: &Settings, invited: Invited) -> Result<(), Failure> {
     Ok(())
 }
 
-fn requests(lack: &[&Service]) -> anyhow::Result<(Vec<NewKey>, Vec<CertificateRequest>)> {
-    let mut keys = Vec::new();
-    let mut requests = Vec::new();
-    for service in lack {
-        let key = NewKey::generate().context("cannot make a key")?;
-        requests.push(CertificateRequest {
-            kind: service.entry.kind,
-            instance: service.entry.instance.parse()?,
-            request: key.request().context("cannot ask for a certificate")?,
-        });
-        keys.push(key);
-    }
-    Ok((keys, requests))
-}
-
 /// Shows the secret to whoever has the fingerprint, and to nobody else.
-async fn redeem(invited: &Invited, requests: &[CertificateRequest]) -> anyhow::Result<Welcome> {
-    let security = Security::client(invited.fingerprint)?;
+async fn redeem(
+    inviting: &Inviting<'_>,
+    secret: &InvitationSecret,
+    requests: &[CertificateRequest],
+) -> anyhow::Result<Welcome> {
+    let security = Security::client(inviting.fingerprint)?;
     let caller = Caller::by_address(security);
     let mut tries = TRIES;
     loop {
         tries -= 1;
         let asked = caller.call_at(
-            invited.issuer,
+            inviting.issuer,
             PATIENCE,
             |auth: AuthenticatorClient, context| {
-                let (secret, requests) = (invited.secret.clone(), requests.to_vec());
+                let (secret, requests) = (secret.clone(), requests.to_vec());
                 async move { auth.join(context, secret, requests).await }
             },
         );
@@ -228,7 +297,7 @@ async fn redeem(invited: &Invited, requests: &[CertificateRequest]) -> anyhow::R
                 anyhow::ensure!(
                     welcome.certificates.len() == requests.len(),
                     "the authenticator at {} gave another number of certificates than asked for",
-                    invited.issuer
+                    inviting.issuer
                 );
                 return Ok(welcome);
             }

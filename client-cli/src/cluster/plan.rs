@@ -1,8 +1,12 @@
 //! Which instances a cluster has, and what each keeps from one start to the next.
 
-use iceflix_core::api::Kind;
+use iceflix_core::{api::Kind, trust::Credential};
 use serde::{Deserialize, Serialize};
-use std::{io, net::SocketAddr, path::PathBuf};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
 
 /// What `STATE/cluster.toml` holds: every instance this state directory ever had.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -10,6 +14,9 @@ use std::{io, net::SocketAddr, path::PathBuf};
 pub struct Record {
     /// The cluster's name.
     pub cluster: String,
+    /// Where everything listens, since it was given once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<IpAddr>,
     /// Which cluster of another machine's this one has joined, if it has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub joined: Option<Joined>,
@@ -33,6 +40,16 @@ pub struct Joined {
 }
 
 impl Record {
+    /// A cluster's, without any instance yet.
+    pub fn new(cluster: String) -> Self {
+        Self {
+            cluster,
+            host: None,
+            joined: None,
+            instances: Vec::new(),
+        }
+    }
+
     /// The kinds that this machine may run.
     pub fn roles(&self) -> &[Kind] {
         match &self.joined {
@@ -68,6 +85,12 @@ impl Entry {
     /// The name of its files in the state directory: `auth-1`.
     pub fn name(&self) -> String {
         format!("{}-{}", self.kind, self.number)
+    }
+
+    /// Whether a certificate is for this very instance.
+    pub fn is_named_in(&self, credential: &Credential) -> bool {
+        let name = credential.name();
+        name.kind == self.kind && name.instance.as_str() == self.instance
     }
 }
 
@@ -126,6 +149,20 @@ pub fn choose(
     Ok(chosen)
 }
 
+/// A name that no instance of the cluster has had.
+fn new_name(kind: Kind, number: u32, source: &mut impl Source) -> String {
+    format!("{kind}-{number}-{}", source.suffix())
+}
+
+/// Gives an instance of the record a new name; its ports and files stay.
+pub fn rename(record: &mut Record, entry: &mut Entry, source: &mut impl Source) {
+    entry.instance = new_name(entry.kind, entry.number, source);
+    let same = |known: &&mut Entry| known.name() == entry.name();
+    if let Some(known) = record.instances.iter_mut().find(same) {
+        known.instance.clone_from(&entry.instance);
+    }
+}
+
 fn add(
     record: &mut Record,
     kind: Kind,
@@ -136,7 +173,7 @@ fn add(
     let entry = Entry {
         kind,
         number,
-        instance: format!("{kind}-{number}-{}", source.suffix()),
+        instance: new_name(kind, number, source),
         port: source.port()?,
         bus_port: source.port()?,
         rtsp_port: match kind {
@@ -170,11 +207,7 @@ mod tests {
     }
 
     fn empty() -> Record {
-        Record {
-            cluster: "iceflix-test".to_owned(),
-            joined: None,
-            instances: Vec::new(),
-        }
+        Record::new("iceflix-test".to_owned())
     }
 
     fn names(entries: &[Entry]) -> Vec<String> {
@@ -231,6 +264,22 @@ mod tests {
         let text = toml::to_string(&record).unwrap();
         assert_eq!(toml::from_str::<Record>(&text).unwrap(), record);
         assert!(toml::from_str::<Record>(&format!("colour = 1\n{text}")).is_err());
+    }
+
+    #[test]
+    fn a_new_name_changes_nothing_else() {
+        let (mut record, mut source) = (empty(), Counter(1000));
+        let mut chosen = choose(&mut record, 2, &["/a".into()], &mut source).unwrap();
+        let before = record.clone();
+        rename(&mut record, &mut chosen[3], &mut source);
+        assert_eq!(record.instances, chosen);
+        let changed: Vec<_> = (0..record.instances.len())
+            .filter(|at| record.instances[*at] != before.instances[*at])
+            .collect();
+        assert_eq!(changed, [3]);
+        let (old, new) = (&before.instances[3], &record.instances[3]);
+        assert_ne!(old.instance, new.instance);
+        assert_eq!((old.name(), old.port), (new.name(), new.port));
     }
 
     #[test]

@@ -85,11 +85,7 @@ mod tests {
 
     #[test]
     fn ports_are_free_and_all_different() {
-        let record = Record {
-            joined: None,
-            cluster: "c".to_owned(),
-            instances: Vec::new(),
-        };
+        let record = Record::new("c".to_owned());
         let mut ports = Ports::new(Ipv4Addr::LOCALHOST.into(), &record);
         let found: HashSet<u16> = (0..50).map(|_| ports.port().unwrap()).collect();
         assert_eq!(found.len(), 50);

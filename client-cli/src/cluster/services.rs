@@ -1,7 +1,9 @@
 //! The services of a cluster: which they are, and the files that tell them and clients what to do.
 
 use super::{
-    Failure, plan,
+    Failure,
+    client::ClientConfig,
+    plan,
     plan::{Entry, Record},
     ports::{self, Ports},
     settings::Settings,
@@ -54,18 +56,11 @@ struct ServiceConfig<'a> {
     rtsp_listen: Option<String>,
 }
 
-/// A client's configuration file.
-#[derive(Serialize)]
-struct ClientConfig<'a> {
-    cluster: &'a str,
-    ca: String,
-    mains: Vec<String>,
-}
-
 impl Settings {
     /// Decides which instances run and writes the files of all. The state must be locked.
     pub fn prepare(&self) -> Result<(Record, Vec<Service>), Failure> {
         let mut record = self.state.record(self.cluster.as_deref())?;
+        self.keep_host(&mut record);
         let mut source = Ports::new(self.host, &record);
         let chosen = plan::choose(&mut record, self.instances, &self.media, &mut source)
             .with_context(|| format!("cannot find free ports on {}", self.host))?;
@@ -95,10 +90,9 @@ impl Settings {
                 mains.iter().map(SocketAddr::to_string).collect()
             },
         };
-        write_toml(
+        client.write(
             &self.state.client_config(),
             "Where clients find the cluster. Written anew at each start.",
-            &client,
         )?;
         Ok((record, services))
     }
@@ -121,7 +115,7 @@ impl Settings {
         write_toml(
             &self.state.file("cluster.toml"),
             "The cluster's name, its instances and their ports, kept from one start to the next.\n\
-             # Delete this file for new ones; change a port here if another program has taken it.",
+             # Change a port here if another program has taken it.",
             record,
         )
     }
@@ -166,11 +160,18 @@ impl Settings {
                     Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
                         "another program uses it".to_owned()
                     }
+                    Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {
+                        return Err(anyhow!(
+                            "this machine has no address {}; give the one by which others reach it with \
+                             HOST=ADDRESS",
+                            self.host
+                        )
+                        .into());
+                    }
                     Err(error) => error.to_string(),
                 };
                 return Err(anyhow!(
-                    "{} cannot listen on {}: {problem}. End that program, or change the port of {} in {} \
-                     (or delete that file: all instances then get new names and ports)",
+                    "{} cannot listen on {}: {problem}. End that program, or change the port of {} in {}",
                     service.name,
                     self.at(port),
                     service.name,
@@ -229,8 +230,16 @@ pub(super) fn write_toml(path: &Path, comment: &str, value: &impl Serialize) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cluster::state::State;
+    use crate::cluster::{RunArgs, state::State};
+    use clap::Parser;
+    use iceflix_core::trust::Credential;
     use std::net::Ipv4Addr;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: RunArgs,
+    }
 
     fn settings(dir: &Path) -> Settings {
         for kind in Kind::ALL {
@@ -243,6 +252,7 @@ mod tests {
             instances: 2,
             media: vec!["/films/a b".into()],
             host: Ipv4Addr::LOCALHOST.into(),
+            host_given: false,
             cluster: None,
             known_mains: Vec::new(),
             bin_dir: dir.to_owned(),
@@ -329,6 +339,60 @@ mod tests {
         ] {
             assert!(text.contains(part), "{text}");
         }
+    }
+
+    #[test]
+    fn a_lost_record_costs_names_and_ports_and_not_the_cluster() {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = settings(dir.path());
+        let (first, _) = settings.prepare().unwrap();
+        let known = std::fs::read_to_string(settings.state.client_config()).unwrap();
+        let ca = |text: &str| toml::from_str::<toml::Table>(text).unwrap()["ca"].clone();
+        std::fs::remove_file(settings.state.file("cluster.toml")).unwrap();
+        let (second, services) = settings.prepare().unwrap();
+        assert_eq!(second.cluster, first.cluster);
+        assert_ne!(second.instances, first.instances);
+        let now = std::fs::read_to_string(settings.state.client_config()).unwrap();
+        assert_eq!(ca(&now), ca(&known), "clients know it by that");
+        for service in services {
+            let credential = Credential::load(&service.identity).unwrap();
+            assert_eq!(
+                credential.name().instance.as_str(),
+                service.entry.instance,
+                "{}",
+                service.name
+            );
+        }
+    }
+
+    #[test]
+    fn an_address_that_was_given_once_is_kept_until_another_one_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut settings = settings(dir.path());
+        settings.prepare().unwrap();
+        assert_eq!(settings.state.existing().unwrap().host, None);
+        settings.host = Ipv4Addr::new(127, 0, 0, 2).into();
+        settings.host_given = true;
+        settings.prepare().unwrap();
+        let state = settings.state.dir().to_owned();
+        let args = |words: &[&str]| {
+            let line = ["x", "--state", state.to_str().unwrap(), "--bin-dir", "/b"];
+            Line::try_parse_from(line.iter().chain(words)).unwrap().args
+        };
+        let again = Settings::from_args(&args(&[])).unwrap();
+        assert_eq!((again.host, again.host_given), (settings.host, false));
+        let other = Settings::from_args(&args(&["--host", "127.0.0.3"])).unwrap();
+        assert_eq!(other.host, Ipv4Addr::new(127, 0, 0, 3));
+        let mut record = settings.state.existing().unwrap();
+        other.keep_host(&mut record);
+        assert_eq!(record.host, Some(other.host));
+
+        // One that this machine does not have any more is said to be that.
+        settings.host = Ipv4Addr::new(203, 0, 113, 9).into();
+        let Err(Failure::Failed(error)) = settings.prepare() else {
+            panic!("nothing can listen there");
+        };
+        assert!(error.to_string().contains("HOST=ADDRESS"), "{error}");
     }
 
     #[test]

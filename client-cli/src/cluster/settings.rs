@@ -1,6 +1,6 @@
 //! What was asked for, checked.
 
-use super::{Failure, RunArgs, media, state::State};
+use super::{Failure, RunArgs, media, plan::Record, state::State};
 use anyhow::{Context, anyhow};
 use iceflix_core::{api::InstanceId, trust::Invitation};
 use std::{
@@ -21,6 +21,8 @@ pub struct Settings {
     pub media: Vec<PathBuf>,
     /// Where everything listens.
     pub host: IpAddr,
+    /// That was given now, and is to be kept.
+    pub host_given: bool,
     /// The cluster's name, if it was chosen.
     pub cluster: Option<String>,
     /// Mains on other machines, known since this one was let in.
@@ -73,9 +75,9 @@ impl Settings {
             )));
         }
         let state = state_of(&args.state)?;
-        let joined = match state.file("cluster.toml").exists() {
-            true => state.record(None)?.joined,
-            false => None,
+        let (kept, joined) = match state.known_record()? {
+            Some(record) => (record.host, record.joined),
+            None => (None, None),
         };
         let towards = match &args.join {
             Some(Invitation::Machine { issuer, .. }) => Some(*issuer),
@@ -85,15 +87,24 @@ impl Settings {
             state,
             instances: args.instances,
             media: media::split(&list, &base, home.as_deref()).map_err(Failure::Usage)?,
-            host: match (&args.host, towards) {
-                (Some(typed), _) => host(typed)?,
-                (None, Some(issuer)) => towards_it(issuer)?,
-                (None, None) => Ipv4Addr::LOCALHOST.into(),
+            host: match (&args.host, kept, towards) {
+                (Some(typed), _, _) => host(typed)?,
+                (None, Some(kept), _) => kept,
+                (None, None, Some(issuer)) => towards_it(issuer)?,
+                (None, None, None) => Ipv4Addr::LOCALHOST.into(),
             },
+            host_given: args.host.is_some(),
             known_mains: joined.map_or_else(Vec::new, |joined| joined.mains),
             cluster: args.cluster.clone(),
             bin_dir,
         })
+    }
+
+    /// Keeps the host in the record if it was given now.
+    pub fn keep_host(&self, record: &mut Record) {
+        if self.host_given {
+            record.host = Some(self.host);
+        }
     }
 }
 

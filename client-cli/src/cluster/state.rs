@@ -1,7 +1,10 @@
 //! The state directory: what is in it and how it is written.
 
 use anyhow::{Context, Result, bail};
-use iceflix_core::files;
+use iceflix_core::{
+    files,
+    trust::{Authority, Credential},
+};
 use std::{
     ffi::OsString,
     fs::{self, File, OpenOptions, Permissions, TryLockError},
@@ -28,6 +31,17 @@ const LETTERS: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
 #[derive(Debug, Clone)]
 pub struct State {
     dir: PathBuf,
+}
+
+/// To which cluster the certificates in a state directory belong, and by what right.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Belonging {
+    /// There are none.
+    None,
+    /// This machine made the cluster of that name.
+    First(String),
+    /// This machine was let into the cluster of that name.
+    Joined(String),
 }
 
 /// The right to run the cluster of a state directory; given up when the process ends.
@@ -67,32 +81,84 @@ impl State {
         self.file(name).join("identity")
     }
 
-    /// Where an instance answered when it was started last.
-    pub fn listens(&self, name: &str) -> Result<SocketAddr> {
+    /// The configuration with which an instance was started last.
+    fn config(&self, name: &str) -> Result<toml::Table> {
         let path = self.file(&format!("{name}.toml"));
         let text =
             fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        let config: toml::Table =
-            toml::from_str(&text).with_context(|| format!("{} is damaged", path.display()))?;
+        toml::from_str(&text).with_context(|| format!("{} is damaged", path.display()))
+    }
+
+    /// Where an instance answered when it was started last.
+    pub fn listens(&self, name: &str) -> Result<SocketAddr> {
+        let config = self.config(name)?;
         let listen = config.get("listen").and_then(toml::Value::as_str);
-        let listen = listen.with_context(|| format!("{} has no `listen`", path.display()))?;
+        let listen = listen.with_context(|| format!("{name}.toml has no `listen`"))?;
         Ok(listen.parse()?)
     }
 
     /// The record of a cluster that was started here.
     pub fn existing(&self) -> Result<Record> {
-        if !self.file("cluster.toml").exists() {
-            bail!(
+        self.known_record()?.with_context(|| {
+            format!(
                 "no cluster was started in {}; name its state directory with --state",
                 self.dir.display()
-            );
+            )
+        })
+    }
+
+    /// The certificates of the instances here. Damaged ones are passed over where others are good.
+    pub fn credentials(&self) -> Result<Vec<Credential>> {
+        let entries = match fs::read_dir(&self.dir) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.with_context(|| format!("cannot read {}", self.dir.display()))?,
+        };
+        let (mut good, mut damaged) = (Vec::new(), None);
+        for entry in entries {
+            let identity = entry?.path().join("identity");
+            if !Credential::is_in(&identity) {
+                continue;
+            }
+            match Credential::load(&identity) {
+                Ok(credential) => good.push(credential),
+                Err(error) => damaged = Some(error),
+            }
         }
-        self.record(None)
+        match damaged {
+            Some(error) if good.is_empty() => Err(error.into()),
+            _ => Ok(good),
+        }
+    }
+
+    /// What the certificates here say, whatever became of the record.
+    pub fn belonging(&self) -> Result<Belonging> {
+        if Authority::is_in(&self.authority()) {
+            let cluster = Authority::load(&self.authority())?.cluster().to_owned();
+            // A machine that was let in with an authenticator has the authority, too. Only the first
+            // one's authenticators are told of a first user.
+            let let_in = self
+                .config("auth-1")
+                .is_ok_and(|config| !config.contains_key("admin_password_file"));
+            return Ok(match let_in {
+                true => Belonging::Joined(cluster),
+                false => Belonging::First(cluster),
+            });
+        }
+        let credentials = self.credentials()?;
+        Ok(match credentials.first() {
+            Some(credential) => Belonging::Joined(credential.cluster().to_owned()),
+            None => Belonging::None,
+        })
     }
 
     /// Where the cluster's authority is, on a machine that has it.
     pub fn authority(&self) -> PathBuf {
         self.file("ca")
+    }
+
+    /// What a machine keeps from before it takes up an invitation until it has its certificates.
+    pub fn joining(&self) -> PathBuf {
+        self.file("joining.toml")
     }
 
     /// What a client needs to know.
@@ -179,36 +245,63 @@ impl State {
         bail!("{} is held by an unknown process", path.display())
     }
 
-    /// The record of the instances, or a new one for a cluster of that name (random when `None`).
-    pub fn record(&self, cluster: Option<&str>) -> Result<Record> {
+    /// The record that an earlier start left.
+    pub fn known_record(&self) -> Result<Option<Record>> {
         let path = self.file("cluster.toml");
-        let record: Record = match fs::read_to_string(&path) {
-            Ok(text) => toml::from_str(&text).with_context(|| {
+        match fs::read_to_string(&path) {
+            Ok(text) => toml::from_str(&text).map(Some).with_context(|| {
                 format!(
-                    "{} is damaged; mend it, or delete it for new names and ports",
+                    "{} is damaged; mend it, or delete it: the instances then get new names and ports, \
+                     HOST has to be given again, and a machine that had joined takes a new invitation",
                     path.display()
                 )
-            })?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Record {
-                cluster: match cluster {
-                    Some(name) => name.to_owned(),
-                    None => format!("iceflix-{}", hex::encode(rand::random::<[u8; 4]>())),
-                },
-                joined: None,
-                instances: Vec::new(),
-            },
-            Err(error) => {
-                return Err(error).with_context(|| format!("cannot read {}", path.display()));
-            }
+            }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+        }
+    }
+
+    /// The record of the instances; without one a new one of the cluster whose authority is here, or
+    /// of a new cluster of that name (random when `None`).
+    pub fn record(&self, cluster: Option<&str>) -> Result<Record> {
+        let record = match self.known_record()? {
+            Some(record) => record,
+            None => Record::new(self.name_without_record(cluster)?),
         };
         if let Some(wanted) = cluster.filter(|wanted| *wanted != record.cluster) {
-            bail!(
-                "{} belongs to the cluster {:?}, not {wanted:?}; choose another STATE for another cluster",
-                self.dir.display(),
-                record.cluster
-            );
+            bail!("{}", self.other_cluster(&record.cluster, wanted));
         }
         Ok(record)
+    }
+
+    /// What to say to whom wants another cluster here than there is.
+    pub fn other_cluster(&self, cluster: &str, wanted: &str) -> String {
+        format!(
+            "{} belongs to the cluster {cluster:?}, not {wanted:?}; choose another STATE for another cluster",
+            self.dir.display(),
+        )
+    }
+
+    fn name_without_record(&self, wanted: Option<&str>) -> Result<String> {
+        let dir = self.dir.display();
+        match self.belonging()? {
+            Belonging::First(cluster) => return Ok(cluster),
+            Belonging::Joined(cluster) => bail!(
+                "{dir} is of a machine that was let into the cluster {cluster:?}, and its cluster.toml is \
+                 gone: make an invitation on a machine that has an authenticator (iceflix cluster invite), \
+                 and start again here with JOIN=LINE; or choose another STATE for another cluster"
+            ),
+            Belonging::None if self.joining().exists() => bail!(
+                "{dir} is of a machine that was about to join a cluster: start again with JOIN=LINE, or \
+                 remove {} to give that up",
+                self.joining().display()
+            ),
+            Belonging::None => {}
+        }
+        Ok(match wanted {
+            Some(name) => name.to_owned(),
+            None => format!("iceflix-{}", hex::encode(rand::random::<[u8; 4]>())),
+        })
     }
 
     /// Makes the admin's first password if there is none yet.
@@ -281,6 +374,7 @@ fn new_password() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use iceflix_core::{api::Kind, trust::authority::CERTIFICATE_LIFETIME};
     use std::os::unix::fs::MetadataExt;
 
     fn mode(path: &Path) -> u32 {
@@ -350,6 +444,53 @@ mod tests {
         fs::write(state.file("cluster.toml"), "cluster = 7").unwrap();
         let error = state.record(None).unwrap_err().to_string();
         assert!(error.contains("is damaged"), "{error}");
+    }
+
+    #[test]
+    fn certificates_keep_the_cluster_when_the_record_is_lost() {
+        let authority = Authority::create("home").unwrap();
+        let lifetime = CERTIFICATE_LIFETIME;
+        let equip = |state: &State, kind: Kind| {
+            let name = format!("{kind}-1");
+            let identity = state.identity(&name);
+            let made = authority.equip(&identity, kind, &name.parse().unwrap(), lifetime);
+            made.unwrap();
+        };
+        // The first machine's: its name is in its authority.
+        let (_dir, first) = state();
+        authority.save(&first.authority()).unwrap();
+        equip(&first, Kind::Auth);
+        let config = "admin_password_file = \"x\"";
+        fs::write(first.file("auth-1.toml"), config).unwrap();
+        assert_eq!(first.record(None).unwrap().cluster, "home");
+        let error = first.record(Some("other")).unwrap_err().to_string();
+        assert!(error.contains("another STATE"), "{error}");
+
+        // One that was let in, also with an authenticator: it makes no cluster of its own.
+        let (_dir, node) = state();
+        equip(&node, Kind::Streaming);
+        let (_dir, auth) = state();
+        authority.save(&auth.authority()).unwrap();
+        equip(&auth, Kind::Auth);
+        fs::write(auth.file("auth-1.toml"), "cluster = \"home\"").unwrap();
+        for joined in [node, auth] {
+            for wanted in [None, Some("home")] {
+                let error = joined.record(wanted).unwrap_err().to_string();
+                assert!(
+                    error.contains("\"home\"") && error.contains("JOIN=LINE"),
+                    "{error}"
+                );
+            }
+        }
+
+        // And one that had begun to join.
+        let (_dir, state) = state();
+        fs::write(state.joining(), "").unwrap();
+        let error = state.record(None).unwrap_err().to_string();
+        assert!(
+            error.contains("JOIN=LINE") && error.contains("joining.toml"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -171,6 +171,7 @@ mod tests {
             instances: 1,
             media: vec!["/not/there".into()],
             host: std::net::Ipv4Addr::LOCALHOST.into(),
+            host_given: false,
             cluster: None,
             known_mains: Vec::new(),
             bin_dir: "/t".into(),

@@ -80,6 +80,7 @@ impl Bench {
             instances: 1,
             media: vec![dir.path().join("films")],
             host: Ipv4Addr::LOCALHOST.into(),
+            host_given: false,
             cluster: None,
             known_mains: Vec::new(),
             bin_dir: dir.path().to_owned(),
