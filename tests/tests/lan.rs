@@ -79,6 +79,18 @@ impl<'a> Machine<'a> {
     fn state(&self) -> PathBuf {
         self.home.join(".iceflix")
     }
+
+    /// What is kept about its instances.
+    fn record(&self) -> String {
+        std::fs::read_to_string(self.state().join("cluster.toml")).unwrap()
+    }
+
+    /// For whom its catalogue's certificate is.
+    fn instance(&self) -> String {
+        let identity = self.state().join("catalog-1/identity");
+        let credential = Credential::load(&identity).unwrap();
+        credential.name().instance.to_string()
+    }
 }
 
 impl Drop for Machine<'_> {
@@ -255,20 +267,54 @@ fn a_join_that_was_interrupted_goes_on_with_the_same_line() {
 
     let joined = second.types(&join).with_code(0);
     assert!(joined.stderr.contains("has joined"), "{joined:?}");
-    let credential = Credential::load(&second.state().join("catalog-1/identity")).unwrap();
-    let record = std::fs::read_to_string(second.state().join("cluster.toml")).unwrap();
-    assert!(
-        record.contains(credential.name().instance.as_str()),
-        "{record}"
-    );
+    let record = second.record();
+    assert!(record.contains(&second.instance()), "{record}");
     assert!(!second.state().join("joining.toml").exists());
     // Taken up once more it changes nothing, and the machine is one of the cluster.
     let again = second.starts(&[], Some(&invitation)).with_code(0);
     assert!(again.stderr.contains("was not used"), "{again:?}");
     let status = first.types(&["status", "--json"]).with_code(0).json();
     assert_eq!(status.as_array().unwrap().len(), 4, "{status}");
+    assert_eq!(second.record(), record);
+}
+
+#[test]
+fn a_machine_that_lost_its_record_is_invited_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let [first, second] = [1, 2].map(|number| Machine::new(None, number, dir.path()));
+    first.starts(&[], None).with_code(0);
+    let join = |invitation: &str| {
+        let words = ["cluster", "join", invitation, "--instances", "1"];
+        second.types(&words)
+    };
+    join(&first.invites(&["--role", "catalog"])).with_code(0);
+    let before = second.instance();
+    std::fs::remove_file(second.state().join("cluster.toml")).unwrap();
+    let alone = second.starts(&[], None).with_code(1);
+    assert!(alone.stderr.contains("JOIN=LINE"), "{alone:?}");
+    assert!(!second.state().join("ca").exists());
+
+    // This time it is interrupted when the record is there and the certificate is not.
+    let invitation = first.invites(&["--role", "catalog"]);
+    let identity = second.state().join("catalog-1/identity");
+    let obstacle = identity.join("cert.pem.new");
+    std::fs::create_dir(&obstacle).unwrap();
+    let interrupted = join(&invitation).with_code(1);
+    assert!(interrupted.stderr.contains("cert.pem"), "{interrupted:?}");
+    let record = second.record();
+    let alone = second.starts(&[], None).with_code(1);
+    assert!(alone.stderr.contains("same JOIN=LINE"), "{alone:?}");
+    std::fs::remove_dir(&obstacle).unwrap();
+    join(&invitation).with_code(0);
+    let now = second.instance();
+    assert_ne!(now, before);
+    assert!(record.contains(&now), "{record}");
+    second.starts(&[], None).with_code(0);
+    let status = first.types(&["status", "--json"]).with_code(0).json();
+    let all = status.as_array().unwrap().iter();
     assert_eq!(
-        std::fs::read_to_string(second.state().join("cluster.toml")).unwrap(),
-        record
+        all.filter(|live| live["instance"] == *now).count(),
+        1,
+        "{status}"
     );
 }

@@ -44,22 +44,22 @@ impl Settings {
 
     /// The credential of a service on a machine that was let in.
     fn invited(&self, record: &Record, service: &Service) -> anyhow::Result<Credential> {
-        let known = match Credential::is_in(&service.identity) {
-            true => Some(Credential::load(&service.identity)?),
-            false => None,
+        let reason = match Credential::load(&service.identity) {
+            Ok(known) if known.cluster() != record.cluster => "it is another cluster's".to_owned(),
+            Ok(known) if !service.entry.is_named_in(&known) => {
+                "it is another instance's".to_owned()
+            }
+            Ok(known) => return Ok(known),
+            Err(error) => error.to_string(),
         };
-        let own = known
-            .filter(|known| known.cluster() == record.cluster && service.entry.is_named_in(known));
-        own.ok_or_else(|| {
-            let kind = service.entry.kind;
-            anyhow!(
-                "{} has no certificate of the cluster {}: make an invitation on a machine that has an \
-                 authenticator (iceflix cluster invite --role {kind}), and start again here with \
-                 JOIN=LINE",
-                service.name,
-                record.cluster,
-            )
-        })
+        Err(anyhow!(
+            "{} has no good certificate of the cluster {} ({reason}): start again here with the same \
+             JOIN=LINE if joining was interrupted; else make an invitation on a machine that has an \
+             authenticator (iceflix cluster invite --role {}), and start here with that",
+            service.name,
+            record.cluster,
+            service.entry.kind,
+        ))
     }
 
     fn authority(&self, record: &Record) -> anyhow::Result<Option<Authority>> {
