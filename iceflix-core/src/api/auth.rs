@@ -5,6 +5,13 @@ use crate::trust::invitation::InvitationSecret;
 use serde::{Deserialize, Serialize};
 use std::{fmt, net::IpAddr};
 
+/// The longest name of a user, in characters.
+pub const LONGEST_NAME: usize = 64;
+
+/// The longest name of a user as it is sent, in bytes of UTF-8: [`LONGEST_NAME`] characters that
+/// each come in parts take up to 576. A longer one is nobody's, and is not looked at.
+pub const LONGEST_NAME_SENT: usize = 640;
+
 /// A PASETO v4.public token, good for 30 seconds.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Token(pub String);
@@ -211,7 +218,8 @@ pub struct SessionInfo {
     pub current: bool,
 }
 
-/// The authenticator.
+/// The authenticator. A user's name is of at most [`LONGEST_NAME`] characters, and sent in at most
+/// [`LONGEST_NAME_SENT`] bytes.
 #[tarpc::service]
 pub trait Authenticator {
     /// Opens a session for a user. The client makes an Ed25519 key pair first and sends the public

@@ -3,7 +3,7 @@
 //! The client sends SHA-256 over a domain, the lower-cased user name and the NFC form of the
 //! password, so that the password itself never leaves it. The server keeps Argon2id over that.
 
-use crate::api::auth::PreHash;
+use crate::api::auth::{LONGEST_NAME, LONGEST_NAME_SENT, PreHash};
 use argon2::{
     Algorithm, Argon2, Params, Version,
     password_hash::{PasswordHash, PasswordHasher, PasswordVerifier, SaltString},
@@ -19,10 +19,15 @@ const DOMAIN: &[u8] = b"iceflix password v1";
 const SCHEME: &str = "v1";
 
 /// A user name in the form in which it is stored and compared (NFC, lower case); `None` when it
-/// cannot be one: 1 to 64 characters, no control characters, no white space at its ends.
+/// cannot be one: 1 to [`LONGEST_NAME`] characters, no control characters, no white space at its
+/// ends.
 pub fn user_name(name: &str) -> Option<String> {
+    // Strangers send names, too: no work is done for what is absurd.
+    if name.len() > LONGEST_NAME_SENT {
+        return None;
+    }
     let name: String = name.nfc().collect::<String>().to_lowercase();
-    let fits = (1..=64).contains(&name.chars().count())
+    let fits = (1..=LONGEST_NAME).contains(&name.chars().count())
         && name.trim() == name
         && !name.chars().any(char::is_control);
     fits.then_some(name)
@@ -115,5 +120,19 @@ mod tests {
         for bad in ["", " a", "a ", "a\nb", &"x".repeat(65)] {
             assert_eq!(user_name(bad), None, "{bad:?}");
         }
+        // The longest in bytes: Hangul, each syllable in its three parts.
+        let longest = "\u{1112}\u{1161}\u{11ab}".repeat(LONGEST_NAME);
+        assert_eq!(user_name(&longest), Some("한".repeat(LONGEST_NAME)));
+    }
+
+    #[test]
+    fn an_absurd_name_costs_nothing() {
+        // A frame full of accents to be put in order, which takes some tens of milliseconds.
+        let absurd = "\u{301}\u{316}".repeat(crate::api::MAX_FRAME / 4);
+        let begin = std::time::Instant::now();
+        for _ in 0..10_000 {
+            assert_eq!(user_name(&absurd), None);
+        }
+        assert!(begin.elapsed() < std::time::Duration::from_secs(10));
     }
 }
