@@ -96,7 +96,7 @@ pub struct Accounts {
     replica: Replica,
     /// Held while something is read, decided and written.
     deciding: Arc<Mutex<()>>,
-    hashing: Hashing,
+    pub(crate) hashing: Hashing,
 }
 
 fn user_key(name: &str) -> String {

@@ -67,7 +67,7 @@ pub enum Verdict {
 
 /// An address, or what stands for it: whoever has one of IPv6 has all of its network's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Place(IpAddr);
+pub struct Place(IpAddr);
 
 impl From<IpAddr> for Place {
     fn from(address: IpAddr) -> Self {

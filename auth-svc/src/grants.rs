@@ -54,7 +54,7 @@ impl AuthService {
         if !(1..=longest).contains(&seconds) {
             return Err(AuthError::GrantTooLong(longest).into());
         }
-        let _deciding = self.accounts.decide().await;
+        let _deciding = self.deciding(token).await?;
         if self.accounts.was_ended(id) {
             return Err(AuthError::SessionEnded.into());
         }
@@ -99,7 +99,7 @@ impl AuthService {
 
     pub(super) async fn try_end_grant(&self, token: &Token, id: SessionId) -> Result<(), Failed> {
         let caller = self.verifier.check(token).await?;
-        let _deciding = self.accounts.decide().await;
+        let _deciding = self.deciding(token).await?;
         if self.accounts.was_ended(id) {
             return Ok(());
         }

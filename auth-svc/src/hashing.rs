@@ -70,6 +70,14 @@ impl Hashing {
     }
 }
 
+#[cfg(test)]
+impl Hashing {
+    /// How many more may wait in a lane.
+    pub fn room(&self, lane: Lane) -> usize {
+        self.places[lane as usize].available_permits()
+    }
+}
+
 impl Turn {
     /// Takes the turn, on a thread where that is allowed.
     ///
@@ -135,8 +143,7 @@ mod tests {
                     turn.run(move || order.lock().unwrap().push(lane)).await
                 }));
             }
-            let places = &hashing.places[lane as usize];
-            while places.available_permits() > 0 {
+            while hashing.room(lane) > 0 {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
             let more = hashing.turn(lane).await;

@@ -29,8 +29,9 @@ use iceflix_core::{
         password::user_name, session, token,
     },
 };
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc};
 use tarpc::context::Context;
+use tokio::sync::MutexGuard;
 
 /// Answers requests; [`AuthService::facing`] one connection's.
 #[derive(Clone)]
@@ -54,13 +55,10 @@ pub struct AuthService {
     role: Option<Kind>,
 }
 
-/// When to try again if too much is to be hashed: it is what waits for a second at most.
-const BUSY: Duration = Duration::from_secs(1);
-
 impl From<AccountsError> for Failed {
     fn from(error: AccountsError) -> Self {
         if let AccountsError::Busy = error {
-            return Failed(guard::too_early(BUSY));
+            return Failed(guard::too_early(guard::SOON));
         }
         tracing::error!(%error, "a request failed");
         Failed(AuthError::Internal)
@@ -135,6 +133,14 @@ impl AuthService {
             Role::Admin => Ok(identity),
             Role::User => Err(AuthError::NotAdmin),
         }
+    }
+
+    /// To be held while something is read, decided and written for whom this token names, who may
+    /// have been revoked while others were decided about.
+    pub(super) async fn deciding(&self, token: &Token) -> Result<MutexGuard<'_, ()>, AuthError> {
+        let deciding = self.accounts.decide().await;
+        self.verifier.check_now(token)?;
+        Ok(deciding)
     }
 
     fn token(&self, session: SessionId, of: &Session, role: Role) -> Result<Token, AuthError> {
@@ -213,7 +219,7 @@ impl AuthService {
         self.admin(token).await?;
         let name = user_name(user).ok_or(AuthError::InvalidName)?;
         let hash = self.accounts.hash(password).await?;
-        let _deciding = self.accounts.decide().await;
+        let _deciding = self.deciding(token).await?;
         if let Some(there) = self.accounts.user(&name).await {
             // The same request again: its first answer was lost.
             let same = there.role == role && self.accounts.verify(&there, password).await?;
@@ -237,7 +243,7 @@ impl AuthService {
         if !own && caller.role != Role::Admin {
             return Err(AuthError::NotAdmin.into());
         }
-        let _deciding = self.accounts.decide().await;
+        let _deciding = self.deciding(token).await?;
         let (name, _) = self.existing(user).await?;
         self.accounts.revoke(&name).await?;
         self.say_epoch(name);

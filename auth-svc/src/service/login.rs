@@ -3,7 +3,6 @@
 use super::{AuthService, Failed};
 use crate::{
     accounts::{Session, User},
-    attempts::Lane,
     guard::Attempt,
 };
 use iceflix_core::{
@@ -21,6 +20,11 @@ use tokio::time::Instant;
 /// is not overloaded.
 const STEP: Duration = Duration::from_millis(200);
 
+/// When it is said that something is wrong which took so long to be found out.
+pub(super) fn said_after(took: Duration) -> Duration {
+    STEP.mul_f64(took.div_duration_f64(STEP).ceil().max(1.0))
+}
+
 /// Answers as usual; but that name or password is wrong, in [`STEP`]s.
 pub(super) async fn in_steps<T>(
     answer: impl Future<Output = Result<T, Failed>>,
@@ -28,8 +32,7 @@ pub(super) async fn in_steps<T>(
     let asked = Instant::now();
     let answer = answer.await;
     if let Err(Failed(AuthError::WrongCredentials)) = answer {
-        let steps = asked.elapsed().div_duration_f64(STEP).ceil().max(1.0);
-        tokio::time::sleep_until(asked + STEP.mul_f64(steps)).await;
+        tokio::time::sleep_until(asked + said_after(asked.elapsed())).await;
     }
     answer
 }
@@ -49,40 +52,32 @@ impl AuthService {
         Some(Seen { user, epoch })
     }
 
+    /// Whether this is the user's password. For a user that does not exist it does what it does
+    /// for a wrong password, in every lane: who asks for many names at once would otherwise see
+    /// which of them have to wait for their turn.
     async fn is_right(
         &self,
-        lane: Lane,
         name: &str,
-        seen: Option<&Seen>,
+        user: Option<&User>,
         password: PreHash,
     ) -> Result<(bool, Attempt), Failed> {
-        let turn = match (seen, lane) {
-            // Where a flood comes from, no core is spent on names that do not exist. What is
-            // said to them is said in steps of time all the same.
-            (None, Lane::Crowded) => None,
-            _ => Some(self.accounts.turn(lane).await?),
-        };
+        let standing = self.guard.line_up(name, self.client)?;
+        let turn = self.accounts.turn(standing.lane()).await?;
+        // Others may have failed while it waited.
         let attempt = self.guard.begin(name, self.client)?;
-        let right = match turn {
-            Some(turn) => {
-                let user = seen.map(|seen| &seen.user);
-                self.accounts.verify_in(turn, user, password).await?
-            }
-            None => false,
-        };
+        let right = self.accounts.verify_in(turn, user, password).await?;
         Ok((right, attempt))
     }
 
-    /// Finds the user with this password. For a user that does not exist it does what it does for
-    /// a wrong password.
+    /// Finds the user with this password.
     async fn identify(
         &self,
         name: &str,
         password: PreHash,
     ) -> Result<(Option<Seen>, Attempt), Failed> {
-        let lane = self.guard.lane(name, self.client)?;
         let seen = self.seen(name);
-        let (right, attempt) = self.is_right(lane, name, seen.as_ref(), password).await?;
+        let user = seen.as_ref().map(|seen| &seen.user);
+        let (right, attempt) = self.is_right(name, user, password).await?;
         if right {
             return Ok((seen, attempt));
         }
@@ -165,6 +160,27 @@ impl AuthService {
         })
     }
 
+    /// The old password is wrong. Is it the same request again, after its first answer was lost, so
+    /// that the new one is the user's already? Whoever asks that has guessed a second time.
+    async fn was_changed_before(
+        &self,
+        name: &str,
+        user: &User,
+        new: PreHash,
+    ) -> Result<(), Failed> {
+        match self.is_right(name, Some(user), new).await {
+            Ok((true, attempt)) => {
+                attempt.succeeded();
+                Ok(())
+            }
+            // The new one may have come too early to be looked at; the old one was.
+            Ok((false, _)) | Err(Failed(AuthError::TooManyAttempts { .. })) => {
+                Err(AuthError::WrongCredentials.into())
+            }
+            Err(failed) => Err(failed),
+        }
+    }
+
     pub(super) async fn try_change_password(
         &self,
         token: &Token,
@@ -180,19 +196,12 @@ impl AuthService {
         let (name, user) = self.existing(user).await?;
         if own {
             let old = old.ok_or(AuthError::WrongCredentials)?;
-            let lane = self.guard.lane(&name, self.client)?;
-            let turn = self.accounts.turn(lane).await?;
             // Guessed with a stolen token, a password is an attempt like any other.
-            let attempt = self.guard.begin(&name, self.client)?;
-            if !self.accounts.verify_in(turn, Some(&user), old).await? {
-                // The same request again, after its first answer was lost?
-                return match self.accounts.verify(&user, new).await? {
-                    true => {
-                        attempt.succeeded();
-                        Ok(())
-                    }
-                    false => Err(AuthError::WrongCredentials.into()),
-                };
+            let (right, attempt) = self.is_right(&name, Some(&user), old).await?;
+            if !right {
+                // It counts before the new one is looked at.
+                drop(attempt);
+                return self.was_changed_before(&name, &user, new).await;
             }
             attempt.succeeded();
         }
@@ -203,10 +212,7 @@ impl AuthService {
             None => return Err(AuthError::UnknownUser.into()),
             // Perhaps by this very request, asked of another authenticator, too.
             Some(now) if own && now.password != user.password => {
-                return match self.accounts.verify(&now, new).await? {
-                    true => Ok(()),
-                    false => Err(AuthError::WrongCredentials.into()),
-                };
+                return self.was_changed_before(&name, &now, new).await;
             }
             Some(now) => now,
         };

@@ -20,10 +20,8 @@ impl AuthService {
     /// For admins: to be held while something is read, decided and written.
     async fn deciding_admin(&self, token: &Token) -> Result<MutexGuard<'_, ()>, Failed> {
         self.admin(token).await?;
-        let deciding = self.accounts.decide().await;
         // An admin to whom the like was done meanwhile is none any more.
-        self.verifier.check_now(token)?;
-        Ok(deciding)
+        Ok(self.deciding(token).await?)
     }
 
     /// Whether this user is an admin who can log in: not to be done to the last one.

@@ -1,7 +1,12 @@
 use super::*;
-use crate::testing::Desk;
-use iceflix_core::trust::{SessionKey, password::prehash};
+use crate::{attempts::Lane, testing::Desk};
+use iceflix_core::{
+    api::TokenError,
+    trust::{SessionKey, password::prehash},
+};
 use serde_json::json;
+use std::time::Duration;
+use tokio::task::JoinSet;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_login_survives_that_another_first_admin_replaces_ours() {
@@ -57,7 +62,7 @@ async fn with_ada(desk: &Desk) -> AuthService {
         created: 1,
     };
     accounts.put_user("ada", &ada).await.unwrap();
-    AuthService::new(&desk.node, key, accounts, status)
+    AuthService::new(&desk.node, key, accounts, status).with_longest_grant(Span::from_secs(60))
 }
 
 fn from(service: &AuthService, host: u8) -> AuthService {
@@ -99,7 +104,8 @@ async fn guesses_are_refused_unseen_and_only_where_they_come_from() {
     };
     assert_eq!(guessing("right").await, early);
     log_in(&from(&service, 3), "nobody", "x").await.unwrap_err();
-    for _ in 0..5 {
+    // Each of these compares the old one and the new one.
+    for _ in 0..3 {
         let stranger = from(&service, 3);
         let stolen = login.token.clone();
         let (old, new) = (Some(prehash("ada", "no")), prehash("ada", "mine"));
@@ -127,21 +133,98 @@ async fn an_unknown_user_is_refused_like_a_wrong_password() {
     }
 }
 
+#[test]
+fn that_something_is_wrong_is_said_in_steps_of_time() {
+    let millis = Duration::from_millis;
+    for (took, said) in [(0, 200), (199, 200), (200, 200), (201, 400), (601, 800)] {
+        assert_eq!(login::said_after(millis(took)), millis(said), "{took}");
+    }
+}
+
 #[tokio::test]
-async fn that_something_is_wrong_is_said_in_steps_of_time() {
-    let wrong = async || Err::<(), _>(Failed(AuthError::WrongCredentials));
-    let slow = async || {
-        tokio::time::sleep(Duration::from_millis(250)).await;
-        wrong().await
+async fn only_that_something_is_wrong_is_held_back() {
+    let begin = tokio::time::Instant::now();
+    let wrong = login::in_steps(async { Err::<(), _>(Failed(AuthError::WrongCredentials)) });
+    assert!(wrong.await.is_err());
+    assert!(begin.elapsed() >= login::said_after(Duration::ZERO));
+    // This never waits, so it is there at once.
+    let mut other = Box::pin(login::in_steps(async {
+        Err::<(), _>(Failed(AuthError::NotAdmin))
+    }));
+    let now = tokio::time::timeout(Duration::ZERO, &mut other).await;
+    assert!(now.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_names_at_once_do_not_tell_which_of_them_are_users() {
+    let desk = Desk::new().await;
+    let service = with_ada(&desk).await;
+    let accounts = &desk.accounts;
+    let ada = accounts.user_here("ada").unwrap();
+    for n in 0..6 {
+        accounts
+            .put_user(&format!("known-{n}"), &ada)
+            .await
+            .unwrap();
+    }
+    // So much was wrong from there that what comes next waits in the crowded lane.
+    let here = from(&service, 9);
+    for n in 0..20 {
+        drop(
+            here.guard
+                .begin(&format!("made-up-{n}"), here.client)
+                .unwrap(),
+        );
+    }
+    let mut cores = Vec::new();
+    for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+        cores.push(accounts.turn(Lane::Clear).await.unwrap());
+    }
+    let room = accounts.hashing.room(Lane::Crowded);
+    let mut asked = JoinSet::new();
+    for n in 0..5 {
+        for name in [format!("known-{n}"), format!("unknown-{n}")] {
+            let here = here.clone();
+            asked.spawn(async move { log_in(&here, &name, "guess").await.map(drop) });
+            // None is answered before it was its turn.
+            let standing = asked.len();
+            while accounts.hashing.room(Lane::Crowded) > room - standing {
+                assert!(asked.try_join_next().is_none(), "{n}");
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        }
+    }
+    // Nor does it tell anything that others do not get into the lane.
+    let full = Err(AuthError::TooManyAttempts { retry_after_s: 1 });
+    for name in ["known-5", "unknown-5"] {
+        assert_eq!(log_in(&here, name, "guess").await.map(drop), full);
+    }
+    drop(cores);
+    for answer in asked.join_all().await {
+        assert_eq!(answer, Err(AuthError::WrongCredentials));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_of_password_is_as_many_guesses_as_it_compares() {
+    let desk = Desk::new().await;
+    let service = with_ada(&desk).await;
+    let (thief, owner) = (from(&service, 1), from(&service, 2));
+    let token = log_in(&owner, "ada", "right").await.unwrap().token;
+    let change = async |who: &AuthService, old: &str, new: &str| {
+        let (old, new) = (Some(prehash("ada", old)), prehash("ada", new));
+        answer(who.try_change_password(&token, "ada", old, new).await)
     };
-    for (work, millis) in [(false, 200), (true, 400)] {
-        let begin = tokio::time::Instant::now();
-        let answer = match work {
-            true => login::in_steps(slow()).await,
-            false => login::in_steps(wrong()).await,
-        };
-        assert!(answer.is_err());
-        assert!(begin.elapsed() >= Duration::from_millis(millis));
+    // Of these, five guesses are free: the sixth is not looked at, though it is the right one.
+    for (old, new) in [("one", "two"), ("three", "four"), ("five", "right")] {
+        let wrong = change(&thief, old, new).await;
+        assert_eq!(wrong, Err(AuthError::WrongCredentials), "{old}, {new}");
+    }
+    let early = Err(AuthError::TooManyAttempts { retry_after_s: 1 });
+    assert_eq!(change(&thief, "right", "mine").await, early);
+    // A repeated request that was done already is no guess.
+    for _ in 0..10 {
+        assert_eq!(change(&owner, "before", "right").await, Ok(()));
     }
 }
 
@@ -172,5 +255,62 @@ async fn a_disabled_user_hears_so_with_the_right_password_only() {
     for _ in 0..10 {
         let right = log_in(&service, "ada", "right").await.map(drop);
         assert_eq!(right, Err(AuthError::Disabled));
+    }
+}
+
+/// Lets a request run until it has to wait for something.
+async fn begin<T>(request: &mut (impl Future<Output = T> + Unpin)) {
+    tokio::select! {
+        biased;
+        _ = request => panic!("it has ended"),
+        () = std::future::ready(()) => {}
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_admin_asked_for_is_not_done_once_they_are_revoked() {
+    let desk = Desk::new().await;
+    let service = with_ada(&desk).await;
+    let accounts = &desk.accounts;
+    for (n, demoted) in [false, true].into_iter().enumerate() {
+        let admin = format!("admin-{n}");
+        let password = accounts.hash(prehash(&admin, "secret")).await.unwrap();
+        let role = Role::Admin;
+        let user = User {
+            password,
+            role,
+            created: 1,
+        };
+        accounts.put_user(&admin, &user).await.unwrap();
+        let ada = log_in(&service, "ada", "right").await.unwrap();
+        let token = log_in(&service, &admin, "secret").await.unwrap().token;
+        // All of these were allowed when they came, and wait for their turn.
+        let deciding = accounts.decide().await;
+        let new = prehash("eve", "x");
+        let mut add = Box::pin(service.try_add_user(&token, "eve", new, Role::Admin));
+        let mut revoke = Box::pin(service.try_revoke_user(&token, "ada"));
+        let film = MediaId::from_bytes([1; 32]);
+        let mut grant = Box::pin(service.try_grant(&token, SessionId::random(), film, 1));
+        begin(&mut add).await;
+        begin(&mut revoke).await;
+        begin(&mut grant).await;
+        match demoted {
+            true => {
+                let role = Role::User;
+                let user = User { role, ..user };
+                accounts.put_role(&admin, &user).await.unwrap();
+            }
+            false => accounts.revoke(&admin).await.unwrap(),
+        }
+        service.say_epoch(admin.clone());
+        drop(deciding);
+        let refused = Err(AuthError::Unauthorized(TokenError::Revoked));
+        let (add, revoke, grant) = tokio::join!(add, revoke, grant);
+        assert_eq!(answer(add), refused);
+        assert_eq!(answer(revoke), refused);
+        assert_eq!(answer(grant.map(drop)), refused);
+        assert!(accounts.user_here("eve").is_none());
+        assert!(accounts.session_here(ada.session).is_some());
+        assert_eq!(accounts.grants_of(&admin), 0);
     }
 }

@@ -58,7 +58,8 @@ async fn guessing_an_old_password_with_a_stolen_token_is_guessing() {
     let cluster = authenticators(1).await;
     let ada = cluster.new_user("ada", "engine", Role::User).await;
     let desk = Desk::with(&cluster, 0, &ada.token());
-    for _ in 0..5 {
+    // Each compares the old one and, as the request may be a repeated one, the new one.
+    for _ in 0..3 {
         let wrong = desk.change_password("ada", Some("guess"), "mine").await;
         assert_eq!(wrong, WRONG);
     }
