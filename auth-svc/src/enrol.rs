@@ -35,7 +35,7 @@ const FILE: &str = "invitations.json";
 const LIFETIMES: std::ops::RangeInclusive<u64> = 60..=7 * 24 * 3600;
 
 /// How many instances one machine may have.
-const MOST_INSTANCES: usize = 64;
+pub const MOST_INSTANCES: usize = 64;
 
 /// How many invitations may be open at a time.
 const MOST_INVITATIONS: usize = 1000;

@@ -1,15 +1,16 @@
 //! What goes into the audit log: one line for what was done, and for what was refused.
 
-use crate::accounts::Accounts;
+use crate::{accounts::Accounts, enrol::MOST_INSTANCES};
 use iceflix_core::{
     api::{
-        InstanceId, MediaId, SessionId,
-        auth::{AuthError, SessionProof, Token},
+        InstanceId, Kind, MediaId, SessionId,
+        auth::{AuthError, CertificateRequest, SessionProof, Token},
     },
     audit::{Audit, Event, Pending, token_reason},
+    rpc::Peer,
     trust::{Verifier, password::user_name, session},
 };
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
 /// The audit log, for the requests of one connection.
 #[derive(Clone)]
@@ -17,6 +18,8 @@ pub struct Record {
     audit: Audit,
     verifier: Verifier,
     from: IpAddr,
+    /// The instance that asks, if it is one.
+    peer: Option<InstanceId>,
 }
 
 fn reason(error: &AuthError) -> &'static str {
@@ -66,12 +69,22 @@ impl Record {
             audit,
             verifier,
             from,
+            peer: None,
         }
     }
 
-    /// The same, of requests from that address.
-    pub fn from(self, from: IpAddr) -> Self {
-        Self { from, ..self }
+    /// The same, of requests from there.
+    pub fn facing(self, peer: &Peer) -> Self {
+        Self {
+            from: peer.address.ip(),
+            peer: peer.instance.clone(),
+            ..self
+        }
+    }
+
+    /// An event, with where it came from.
+    fn placed(&self, event: Event) -> Event {
+        event.from(self.from).peer(self.peer.as_ref())
     }
 
     fn begin(
@@ -79,10 +92,10 @@ impl Record {
         action: &'static str,
         about: impl FnOnce(Event) -> Event + Send + 'static,
     ) -> Asked {
-        let from = self.from;
+        let record = self.clone();
         Asked(
             self.audit
-                .begin(action, move |event| about(event.from(from))),
+                .begin(action, move |event| about(record.placed(event))),
         )
     }
 
@@ -124,7 +137,7 @@ impl Record {
     /// A renewal that was refused. Those that were not are too many.
     pub fn refresh(&self, proof: &SessionProof, result: &Result<Token, AuthError>) {
         if let Some(reason) = refused(result) {
-            let event = Event::refused("refresh", reason).from(self.from);
+            let event = self.placed(Event::refused("refresh", reason));
             let session = session::claimed_session(proof);
             self.audit.record(&of_session(event, session));
         }
@@ -146,22 +159,50 @@ impl Record {
         })
     }
 
-    /// What became of a machine, or of one that wants to be of the cluster.
-    pub fn machine<T>(
-        &self,
-        action: &'static str,
-        instance: Option<&InstanceId>,
-        result: &Result<T, AuthError>,
-    ) {
-        let event = match refused(result) {
-            None => Event::done(action),
-            Some(reason) => Event::refused(action, reason),
-        };
-        let event = event.from(self.from);
-        self.audit.record(&match instance {
-            Some(instance) => event.on_instance(instance),
+    /// An invitation.
+    pub fn invite(&self, roles: &[Kind]) -> Asked {
+        // Whoever asks may name many; there are four.
+        let roles: BTreeSet<Kind> = roles.iter().copied().collect();
+        self.begin("invite", move |event| event.roles(roles))
+    }
+
+    /// Machines that want to be of the cluster: a line for each that was let in.
+    pub fn join(&self, requests: &[CertificateRequest]) -> Asked {
+        let requests = requests.iter().take(MOST_INSTANCES);
+        let mut let_in: Vec<(InstanceId, Kind)> = requests
+            .map(|request| (request.instance.clone(), request.kind))
+            .collect();
+        let audit = self.audit.clone();
+        self.begin("join", move |event| {
+            let said = |event: Event, (instance, kind): (InstanceId, Kind)| {
+                event.on_instance(&instance).roles([kind])
+            };
+            // A stranger's names are nobody's.
+            match let_in.pop() {
+                Some(last) if event.is_done() => {
+                    for one in let_in {
+                        audit.record(&said(event.clone(), one));
+                    }
+                    said(event, last)
+                }
+                _ => event,
+            }
+        })
+    }
+
+    /// A certificate's renewal, of that instance if it is known.
+    pub fn renew_certificate(&self, instance: Option<&InstanceId>) -> Asked {
+        let instance = instance.cloned();
+        self.begin("renew_certificate", move |event| match instance {
+            Some(instance) => event.on_instance(&instance),
             None => event,
-        });
+        })
+    }
+
+    /// The end of an instance's being of the cluster.
+    pub fn expel(&self, instance: &InstanceId) -> Asked {
+        let instance = instance.clone();
+        self.begin("expel", move |event| event.on_instance(&instance))
     }
 
     /// A question that was refused. Answers change nothing.
@@ -169,7 +210,7 @@ impl Record {
         if let Some(reason) = refused(result) {
             let who = self.verifier.whose(token);
             let event = Event::refused(action, reason).by(who.as_ref());
-            self.audit.record(&event.from(self.from));
+            self.audit.record(&self.placed(event));
         }
     }
 }
@@ -180,3 +221,6 @@ fn of_session(event: Event, session: Option<SessionId>) -> Event {
         None => event,
     }
 }
+
+#[cfg(test)]
+mod tests;

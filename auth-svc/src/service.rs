@@ -122,7 +122,7 @@ impl AuthService {
         Self {
             client: peer.address.ip(),
             role: peer.role,
-            record: self.record.clone().from(peer.address.ip()),
+            record: self.record.clone().facing(&peer),
             ..self.clone()
         }
     }
@@ -431,8 +431,9 @@ impl Authenticator for AuthService {
         roles: Vec<Kind>,
         seconds: u64,
     ) -> Result<(), AuthError> {
+        let asked = self.record.invite(&roles);
         let result = self.try_invite(&secret, roles, seconds).await;
-        self.record.machine("invite", None, &result);
+        asked.ends(&result);
         result
     }
 
@@ -442,15 +443,9 @@ impl Authenticator for AuthService {
         secret: InvitationSecret,
         requests: Vec<CertificateRequest>,
     ) -> Result<Welcome, AuthError> {
+        let asked = self.record.join(&requests);
         let result = self.try_join(&secret, &requests).await;
-        match &result {
-            // A stranger's names are nobody's.
-            Err(_) => self.record.machine("join", None, &result),
-            Ok(_) => requests.iter().for_each(|request| {
-                self.record
-                    .machine("join", Some(&request.instance), &result);
-            }),
-        }
+        asked.ends(&result);
         result
     }
 
@@ -462,13 +457,14 @@ impl Authenticator for AuthService {
     ) -> Result<String, AuthError> {
         let result = self.try_renew(&request, &earlier);
         let instance = result.as_ref().ok().map(|(instance, _)| instance);
-        self.record.machine("renew_certificate", instance, &result);
+        self.record.renew_certificate(instance).ends(&result);
         result.map(|(_, pem)| pem)
     }
 
     async fn expel(self, _: Context, instance: InstanceId) -> Result<(), AuthError> {
+        let asked = self.record.expel(&instance);
         let result = answer(self.try_expel(&instance).await);
-        self.record.machine("expel", Some(&instance), &result);
+        asked.ends(&result);
         result
     }
 }

@@ -22,6 +22,7 @@ use budget::Budget;
 use file::LogFile;
 use serde::Serialize;
 use std::{
+    collections::BTreeSet,
     io,
     net::IpAddr,
     path::Path,
@@ -71,6 +72,10 @@ pub struct Event {
     name: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     stream: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    roles: Option<BTreeSet<Kind>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peer: Option<InstanceId>,
     #[serde(skip_serializing_if = "Option::is_none")]
     from: Option<IpAddr>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -126,6 +131,8 @@ impl Event {
             object: None,
             name: None,
             stream: None,
+            roles: None,
+            peer: None,
             from: None,
             count: None,
         }
@@ -223,6 +230,20 @@ impl Event {
     pub fn name(self, name: &str) -> Self {
         let name = Some(plain(name));
         Self { name, ..self }
+    }
+
+    /// For which kinds of service.
+    #[must_use]
+    pub fn roles(self, roles: impl IntoIterator<Item = Kind>) -> Self {
+        let roles = Some(roles.into_iter().collect());
+        Self { roles, ..self }
+    }
+
+    /// Which instance asked, by its certificate, if it was one.
+    #[must_use]
+    pub fn peer(self, instance: Option<&InstanceId>) -> Self {
+        let peer = instance.cloned();
+        Self { peer, ..self }
     }
 
     /// From which address.
