@@ -7,9 +7,11 @@
 //! | `disabled/{name}` | that the user is disabled: a row of its own, so that it wins over any other change of the user |
 //! | `session/{id}` | user, public key, epoch, beginning, end, from where it was opened |
 //! | `granted/{id}` | that a session is a grant, and its end: stays when the session was ended |
+//! | `named/{instance}` | that an instance has that name, and by which request it got it: for ever |
 //! | `expelled/{instance}` | that an instance was expelled, and when: for ever |
 //! | `ended/{id}` | that a session was ended: a row of its own, so that it wins whatever comes |
 
+mod instances;
 mod sessions;
 mod standing;
 
@@ -19,7 +21,7 @@ use crate::{
 };
 use iceflix_core::{
     api::{
-        InstanceId, MediaId, Page, PageRequest, SessionId,
+        MediaId, Page, PageRequest, SessionId,
         auth::{PreHash, Role, UserInfo},
     },
     replica::{Replica, RowChange, StoreError},
@@ -299,24 +301,6 @@ impl Accounts {
         let rows = self.replica.scan("ended/").into_iter();
         rows.filter_map(|(key, _)| key.strip_prefix("ended/")?.parse().ok())
             .collect()
-    }
-
-    /// The instances that were expelled.
-    pub fn expelled(&self) -> Vec<InstanceId> {
-        let rows = self.replica.scan("expelled/").into_iter();
-        rows.filter_map(|(key, _)| key.strip_prefix("expelled/")?.parse().ok())
-            .collect()
-    }
-
-    /// Whether an instance was expelled.
-    pub fn is_expelled(&self, instance: &InstanceId) -> bool {
-        self.replica.get(&format!("expelled/{instance}")).is_some()
-    }
-
-    /// Expels an instance, for ever.
-    pub async fn expel(&self, instance: &InstanceId) -> Result<(), AccountsError> {
-        let row = write(format!("expelled/{instance}"), &trust::now().as_secs());
-        Ok(self.replica.put(vec![row]).await?)
     }
 
     /// The users, by name.

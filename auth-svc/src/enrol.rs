@@ -4,6 +4,7 @@
 //! An invitation is kept by the authenticator that made it and by no other, in a file of its own:
 //! so it cannot be redeemed at two of them at once.
 
+use crate::accounts::Accounts;
 use iceflix_core::{
     api::{
         InstanceId, Kind,
@@ -119,6 +120,36 @@ fn fingerprint(requests: &[CertificateRequest]) -> [u8; 32] {
     hash.finalize().into()
 }
 
+fn bad(why: impl Into<String>) -> AuthError {
+    AuthError::BadRequest(why.into())
+}
+
+fn taken(name: &InstanceId) -> AuthError {
+    bad(format!(
+        "there is, or was, an instance called {name}. A machine that lost its certificate gets \
+         another name when that one is removed from the cluster.toml in its state directory"
+    ))
+}
+
+/// Whether an invitation is for these.
+fn check(made: &Made, requests: &[CertificateRequest]) -> Result<(), AuthError> {
+    if requests.is_empty() || requests.len() > MOST_INSTANCES {
+        return Err(bad(format!(
+            "a machine has 1 to {MOST_INSTANCES} instances"
+        )));
+    }
+    let mut names = BTreeSet::new();
+    for request in requests {
+        if !made.roles.contains(&request.kind) {
+            return Err(AuthError::NotForRole(request.kind));
+        }
+        if !names.insert(&request.instance) {
+            return Err(bad(format!("{} is there twice", request.instance)));
+        }
+    }
+    Ok(())
+}
+
 impl Enrolment {
     /// Signs with this authority, for so long; the invitations are kept in the state directory.
     /// `bus` is where a machine that joins meets the cluster.
@@ -158,7 +189,7 @@ impl Enrolment {
     ) -> Result<(), AuthError> {
         if !LIFETIMES.contains(&seconds) || roles.is_empty() {
             let why = "an invitation is for at least one role, and good for a minute to a week";
-            return Err(AuthError::BadRequest(why.into()));
+            return Err(bad(why));
         }
         let now = trust::now().as_secs();
         let made = Made {
@@ -178,9 +209,7 @@ impl Enrolment {
             return Ok(());
         }
         if changed.len() >= MOST_INVITATIONS {
-            return Err(AuthError::BadRequest(
-                "too many invitations are open".into(),
-            ));
+            return Err(bad("too many invitations are open"));
         }
         changed.push(made);
         self.write(&changed).await?;
@@ -188,12 +217,13 @@ impl Enrolment {
         Ok(())
     }
 
-    /// Redeems an invitation.
+    /// Redeems an invitation. Of two machines that are given one name at two authenticators within
+    /// the same moment both get it; the names that machines make up are not so alike.
     pub async fn join(
         &self,
         secret: &InvitationSecret,
         requests: &[CertificateRequest],
-        is_expelled: impl Fn(&InstanceId) -> bool,
+        accounts: &Accounts,
     ) -> Result<Welcome, AuthError> {
         let (hash, by) = (secret.hash(), fingerprint(requests));
         let now = trust::now().as_secs();
@@ -203,7 +233,8 @@ impl Enrolment {
             .position(|made| made.hash == hash && made.until > now)
             .filter(|at| all[*at].redeemed.is_none_or(|earlier| earlier == by))
             .ok_or(AuthError::NotInvited)?;
-        self.check(&all[position], requests, is_expelled)?;
+        check(&all[position], requests)?;
+        self.check_names(requests, accounts).await?;
         let mut certificates = Vec::new();
         for request in requests {
             let name = Name {
@@ -219,6 +250,7 @@ impl Enrolment {
         changed[position].redeemed = Some(by);
         self.write(&changed).await?;
         *all = changed;
+        accounts.name_instances(requests).await.map_err(failed)?;
         let authority = &self.inner.authority;
         let is_authenticator = requests.iter().any(|request| request.kind == Kind::Auth);
         Ok(Welcome {
@@ -230,31 +262,35 @@ impl Enrolment {
         })
     }
 
-    /// Whether these may be let in by this invitation.
-    fn check(
+    /// Whether these names are nobody's, or were given for these very requests. A name is somebody's
+    /// for ever, since it is by its name that an instance is expelled.
+    async fn check_names(
         &self,
-        made: &Made,
         requests: &[CertificateRequest],
-        is_expelled: impl Fn(&InstanceId) -> bool,
+        accounts: &Accounts,
     ) -> Result<(), AuthError> {
-        let bad = |why: String| Err(AuthError::BadRequest(why));
-        if requests.is_empty() || requests.len() > MOST_INSTANCES {
-            return bad(format!("a machine has 1 to {MOST_INSTANCES} instances"));
-        }
-        let there = self.inner.membership.now();
-        let mut names = BTreeSet::new();
+        let names = requests.iter().map(|request| &request.instance);
+        accounts.look_up_instances(names).await;
         for request in requests {
             let name = &request.instance;
-            if !made.roles.contains(&request.kind) {
-                return Err(AuthError::NotForRole(request.kind));
+            if accounts.is_expelled(name) {
+                return Err(taken(name));
             }
-            // A name is known by once: one that left may return, and nobody else as it.
-            let known = there.instances.iter().any(|known| known.instance == *name);
-            if known || !names.insert(name) || is_expelled(name) {
-                return bad(format!("there is an instance called {name} already"));
+            let is_known = accounts.is_named(name) || self.is_there(name);
+            if is_known && !accounts.is_named_by(request) {
+                return Err(taken(name));
             }
         }
         Ok(())
+    }
+
+    /// Whether an instance of that name is running.
+    pub fn is_there(&self, instance: &InstanceId) -> bool {
+        let there = self.inner.membership.now();
+        there
+            .instances
+            .iter()
+            .any(|known| known.instance == *instance)
     }
 
     /// A new certificate for the key of an earlier one.

@@ -133,7 +133,7 @@ impl ServiceConfig for Config {
 pub struct AuthServer {
     running: Running,
     status: Arc<Status>,
-    _tasks: [AbortOnDropHandle<()>; 3],
+    _tasks: [AbortOnDropHandle<()>; 4],
 }
 
 impl Server for AuthServer {
@@ -218,6 +218,19 @@ impl AuthServer {
                 }
             })
         };
+        let noting = {
+            let (accounts, mut there) = (accounts.clone(), node.membership.watch());
+            tokio::spawn(async move {
+                loop {
+                    let view = Arc::clone(&there.borrow_and_update());
+                    let names = view.instances.iter().map(|one| &one.instance);
+                    accounts.saw_instances(names).await;
+                    if there.changed().await.is_err() {
+                        return;
+                    }
+                }
+            })
+        };
         let rotating = tokio::spawn(rotation::rotate(keys.clone(), Arc::clone(&status)));
         let service = AuthService::new(&node, keys, accounts, Arc::clone(&status))
             .with_enrolment(enrolment)
@@ -229,7 +242,7 @@ impl AuthServer {
         Ok(Self {
             running,
             status,
-            _tasks: [telling, clearing, rotating].map(AbortOnDropHandle::new),
+            _tasks: [telling, clearing, rotating, noting].map(AbortOnDropHandle::new),
         })
     }
 }

@@ -44,6 +44,7 @@ fn reason(error: &AuthError) -> &'static str {
         AuthError::BadRequest(_) => "bad_request",
         AuthError::NotAuthenticator => "not_authenticator",
         AuthError::Expelled => "expelled",
+        AuthError::UnknownInstance(_) => "unknown_instance",
     }
 }
 

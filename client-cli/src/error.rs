@@ -157,7 +157,9 @@ impl From<AuthError> for Error {
             AuthError::UnknownUser | AuthError::UnknownSession => {
                 Error::NotFound(error.to_string())
             }
-            AuthError::UnknownGrant => Error::NotFound(error.to_string()),
+            AuthError::UnknownGrant | AuthError::UnknownInstance(_) => {
+                Error::NotFound(error.to_string())
+            }
             AuthError::InvalidName | AuthError::GrantTooLong(_) => Error::Usage(error.to_string()),
             AuthError::BadRequest(_)
             | AuthError::UserExists

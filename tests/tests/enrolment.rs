@@ -4,10 +4,11 @@
 // Helpers of tests, which clippy does not see as tests.
 #![allow(clippy::unwrap_used)]
 
+use auth_svc::AuthServer;
 use catalog_svc::CatalogServer;
 use iceflix_core::{
     api::{
-        InstanceId, Kind,
+        Instance, InstanceId, Kind,
         auth::{AuthError, AuthenticatorClient, CertificateRequest, Token},
         main::DirectoryView,
     },
@@ -147,9 +148,7 @@ async fn renewed_again_and_again(short: &str) {
         for_a_short_time(&mut cluster, name);
         let mut config = cluster.auth_config();
         config.certificate_lifetime = Span::from_secs(lifetime.as_secs());
-        cluster
-            .auths
-            .push(auth_svc::AuthServer::bind(config).await.unwrap());
+        cluster.auths.push(AuthServer::bind(config).await.unwrap());
     }
     for_a_short_time(&mut cluster, "catalog-1");
     cluster.add_catalog().await;
@@ -255,9 +254,36 @@ async fn a_machine_that_slept_for_weeks_comes_back() {
     cluster.stop().await;
 }
 
+/// A catalogue that was there, and is not running any more.
+async fn one_that_sleeps(cluster: &mut Cluster) -> Credential {
+    let common = cluster.common(Kind::Catalog);
+    let identity = common.identity();
+    let catalog = CatalogServer::bind(catalog_svc::Config { common })
+        .await
+        .unwrap();
+    let credential = Credential::load(&identity).unwrap();
+    let name = credential.name().instance.clone();
+    let is_there = |all: &[Instance]| all.iter().any(|live| live.instance == name);
+    for main in cluster.main_addresses() {
+        until_listed(cluster.name(), main, is_there).await;
+    }
+    catalog.shutdown().await;
+    for main in cluster.main_addresses() {
+        until_listed(cluster.name(), main, |all| !is_there(all)).await;
+    }
+    credential
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn who_is_expelled_is_neither_listed_nor_answered_nor_renewed() {
-    let mut cluster = Cluster::start(2, 2, 0, &[]).await;
+    let mut cluster = Cluster::empty();
+    for _ in 0..2 {
+        cluster.add_main().await;
+    }
+    let first = cluster.add_auth().await;
+    cluster.add_auth().await;
+    cluster.until_complete().await;
+    let asleep = one_that_sleeps(&mut cluster).await;
     let common = cluster.common(Kind::Catalog);
     let config = catalog_svc::Config {
         common: common.clone(),
@@ -271,8 +297,9 @@ async fn who_is_expelled_is_neither_listed_nor_answered_nor_renewed() {
     let credential = Credential::load(&common.identity()).unwrap();
     let expelled = credential.name().instance.to_string();
     let its = caller_as(credential.clone());
-    let auths = [cluster.auths[0].address(), cluster.auths[1].address()];
-    let renew = async |auth: SocketAddr| {
+    // Without showing its certificate it is a client.
+    let stranger = Caller::by_address(identity::security(&name));
+    let renew = async |caller: &Caller, credential: &Credential, auth: SocketAddr| {
         let ask = |client: AuthenticatorClient, context| {
             let (request, earlier) = (
                 credential.request().unwrap(),
@@ -280,17 +307,24 @@ async fn who_is_expelled_is_neither_listed_nor_answered_nor_renewed() {
             );
             async move { client.renew_certificate(context, request, earlier).await }
         };
-        its.call_at(auth, Duration::from_secs(2), ask).await
+        caller.call_at(auth, Duration::from_secs(2), ask).await
     };
+    let auths = [cluster.auths[0].address(), cluster.auths[1].address()];
     // A connection of its own that is open before.
-    assert!(renew(auths[0]).await.unwrap().is_ok());
+    assert!(renew(&its, &credential, auths[0]).await.unwrap().is_ok());
 
     let owner = caller_as(identity::credential(&name, Kind::Auth, &id("owner")));
     let itself = expel(&owner, auths[0], "auth-1").await;
     assert!(matches!(itself, Err(AuthError::BadRequest(_))));
+    // Whoever mistypes a name hears so.
+    let mistyped = expel(&owner, auths[0], "catalog-22").await;
+    assert_eq!(mistyped, Err(AuthError::UnknownInstance(id("catalog-22"))));
     for _ in 0..2 {
         expel(&owner, auths[0], &expelled).await.unwrap();
     }
+    // One need not run for that, nor have been let in by an invitation.
+    let sleeper = asleep.name().instance.as_str();
+    expel(&owner, auths[1], sleeper).await.unwrap();
     // At every Main, and at the authenticator that was not asked, too.
     for main in &mains {
         until_listed(&name, *main, |all| {
@@ -298,22 +332,31 @@ async fn who_is_expelled_is_neither_listed_nor_answered_nor_renewed() {
         })
         .await;
     }
+    let is_kept_out = async |auth: SocketAddr| {
+        wait_for("it is not answered", async || {
+            renew(&its, &credential, auth).await.is_err()
+        })
+        .await;
+        // It gets no new certificate as a client either.
+        for credential in [&credential, &asleep] {
+            wait_for("it is not renewed", async || {
+                renew(&stranger, credential, auth).await.unwrap() == Err(AuthError::Expelled)
+            })
+            .await;
+        }
+    };
     for auth in auths {
-        wait_for("it is not answered", async || renew(auth).await.is_err()).await;
-        // Without showing its certificate it is a client, and gets no new one either.
-        let stranger = Caller::by_address(identity::security(&name));
-        let ask = |client: AuthenticatorClient, context| {
-            let (request, earlier) = (
-                credential.request().unwrap(),
-                credential.certificate_pem().to_owned(),
-            );
-            async move { client.renew_certificate(context, request, earlier).await }
-        };
-        let refused = stranger.call_at(auth, PATIENCE, ask).await.unwrap();
-        assert_eq!(refused, Err(AuthError::Expelled));
+        is_kept_out(auth).await;
     }
-    // A restart of an authenticator forgets nothing: the row is on its disk.
     catalog.shutdown().await;
+
+    // Restarted while no other is there to ask, an authenticator knows it from its disk.
+    for auth in cluster.auths.drain(..) {
+        auth.shutdown().await;
+    }
+    let again = AuthServer::bind(first).await.unwrap();
+    is_kept_out(again.address()).await;
+    cluster.auths.push(again);
     cluster.stop().await;
 }
 

@@ -27,7 +27,9 @@ impl Setting {
         secret: &InvitationSecret,
         requests: &[CertificateRequest],
     ) -> Result<Welcome, AuthError> {
-        self.enrolment.join(secret, requests, |_| false).await
+        self.enrolment
+            .join(secret, requests, &self.desk.accounts)
+            .await
     }
 }
 
@@ -82,9 +84,10 @@ async fn an_invitation_is_good_once_for_its_roles_and_its_time() {
     }
     // Also after a restart.
     let again = open(&setting.desk);
-    let refused = again.join(&secret, from_ref(&thief), |_| false).await;
+    let accounts = &setting.desk.accounts;
+    let refused = again.join(&secret, from_ref(&thief), accounts).await;
     assert_eq!(refused, Err(AuthError::NotInvited));
-    assert!(again.join(&secret, &[wanted], |_| false).await.is_ok());
+    assert!(again.join(&secret, &[wanted], accounts).await.is_ok());
     let unknown = InvitationSecret::random();
     let refused = setting.join(&unknown, from_ref(&thief)).await;
     assert_eq!(refused, Err(AuthError::NotInvited));
@@ -123,10 +126,7 @@ async fn nonsense_is_refused_and_costs_no_invitation() {
         let refused = setting.join(&secret, &bad).await;
         assert!(matches!(refused, Err(AuthError::BadRequest(_))));
     }
-    let wanted = [wanted];
-    let refused = setting.enrolment.join(&secret, &wanted, |_| true).await;
-    assert!(matches!(refused, Err(AuthError::BadRequest(_))));
-    assert!(setting.join(&secret, &wanted).await.is_ok());
+    assert!(setting.join(&secret, &[wanted]).await.is_ok());
     for (roles, seconds) in [
         (vec![], 60),
         (vec![Kind::Auth], 0),
@@ -136,6 +136,36 @@ async fn nonsense_is_refused_and_costs_no_invitation() {
         let refused = setting.enrolment.invite(&secret, roles, seconds).await;
         assert!(matches!(refused, Err(AuthError::BadRequest(_))));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_is_given_once_whether_or_not_its_owner_runs() {
+    let setting = Setting::new().await;
+    let accounts = &setting.desk.accounts;
+    let is_taken = |refused| matches!(refused, Err(AuthError::BadRequest(_)));
+    let secret = setting.invited(&[Kind::Catalog], 60).await;
+    let (_, first) = request(Kind::Catalog, "catalog-9");
+    setting.join(&secret, from_ref(&first)).await.unwrap();
+
+    // It never ran; nobody else is called so, in whatever role.
+    let other = setting.invited(&[Kind::Catalog, Kind::Main], 60).await;
+    for kind in [Kind::Catalog, Kind::Main] {
+        let (_, thief) = request(kind, "catalog-9");
+        assert!(is_taken(setting.join(&other, &[thief]).await));
+    }
+    // The invitation is still good, for another name.
+    let (_, second) = request(Kind::Catalog, "catalog-8");
+    setting.join(&other, &[second]).await.unwrap();
+    // Nor is one that was only seen, and sleeps now; being seen takes nothing from who was let in.
+    let seen: [InstanceId; 2] = ["catalog-1", "catalog-9"].map(|name| name.parse().unwrap());
+    accounts.saw_instances(seen.iter()).await;
+    let late = setting.invited(&[Kind::Catalog], 60).await;
+    let (_, thief) = request(Kind::Catalog, "catalog-1");
+    assert!(is_taken(setting.join(&late, from_ref(&thief)).await));
+    assert!(setting.join(&secret, from_ref(&first)).await.is_ok());
+    // Who was expelled does not come back, not even by repeating itself.
+    accounts.expel(&first.instance).await.unwrap();
+    assert!(is_taken(setting.join(&secret, &[first]).await));
 }
 
 #[tokio::test(flavor = "multi_thread")]

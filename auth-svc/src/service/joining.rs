@@ -40,8 +40,7 @@ impl AuthService {
         requests: &[CertificateRequest],
     ) -> Result<Welcome, AuthError> {
         let enrolment = self.enrolment()?;
-        let is_expelled = |instance: &InstanceId| self.accounts.is_expelled(instance);
-        let welcome = enrolment.join(secret, requests, is_expelled).await?;
+        let welcome = enrolment.join(secret, requests, &self.accounts).await?;
         for request in requests {
             tracing::info!(kind = %request.kind, instance = %request.instance, "let in");
         }
@@ -63,6 +62,13 @@ impl AuthService {
         if *instance == self.itself {
             let why = "an authenticator cannot expel itself; ask another one";
             return Err(AuthError::BadRequest(why.into()).into());
+        }
+        self.accounts
+            .look_up_instances([instance].into_iter())
+            .await;
+        if !self.accounts.is_named(instance) && !self.enrolment()?.is_there(instance) {
+            // Mistyped: whoever is meant would stay.
+            return Err(AuthError::UnknownInstance(instance.clone()).into());
         }
         self.accounts.expel(instance).await?;
         let instance = instance.clone();

@@ -219,7 +219,7 @@ where
             caller.call_at(auth.endpoint, PATIENCE, &ask).await;
         match asked {
             Ok(Ok(())) => return Ok(auth),
-            Ok(Err(error @ AuthError::BadRequest(_))) => {
+            Ok(Err(error @ (AuthError::BadRequest(_) | AuthError::UnknownInstance(_)))) => {
                 return Err(Failure::Usage(error.to_string()));
             }
             Ok(Err(error)) => failed = anyhow!("{}: {error}", auth.name),

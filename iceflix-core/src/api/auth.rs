@@ -130,6 +130,11 @@ pub enum AuthError {
         "this instance was expelled from the cluster; it takes a new invitation, and a new name"
     )]
     Expelled,
+    /// No instance has that name, nor had it ever.
+    #[error(
+        "no instance is called {0}, nor ever was; `iceflix status` lists the names of those that are there"
+    )]
+    UnknownInstance(InstanceId),
 }
 
 /// What a login gives.
@@ -307,6 +312,6 @@ pub trait Authenticator {
     /// over. The request (PKCS #10, DER) is signed with that key.
     async fn renew_certificate(request: Vec<u8>, earlier: String) -> Result<String, AuthError>;
     /// An authenticator's machine: nobody calls or answers that instance from now on, and its
-    /// certificate is not renewed. Expelling it again is no error.
+    /// certificate is not renewed. It need not be running. Expelling it again is no error.
     async fn expel(instance: InstanceId) -> Result<(), AuthError>;
 }
