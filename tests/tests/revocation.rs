@@ -25,6 +25,9 @@ enum How {
     Logout,
     Revoke,
     NewPassword,
+    NewRole,
+    Disabling,
+    EndOfSession,
     Removal,
 }
 
@@ -32,11 +35,15 @@ async fn end(cluster: &Cluster, how: How, who: &Person) {
     let admin = cluster.admin().await.token();
     let ask = |auth: AuthenticatorClient, context| {
         let (admin, user) = (admin.clone(), who.login.user.clone());
+        let session = who.session();
         async move {
             match how {
                 How::Revoke => auth.revoke_user(context, admin, user).await,
                 How::Removal => auth.remove_user(context, admin, user).await,
-                _ => {
+                How::NewRole => auth.set_role(context, admin, user, Role::Admin).await,
+                How::Disabling => auth.disable_user(context, admin, user).await,
+                How::EndOfSession => auth.end_session(context, admin, session).await,
+                How::Logout | How::NewPassword => {
                     let new = prehash(&user, "another");
                     auth.change_password(context, admin, user, None, new).await
                 }
@@ -97,7 +104,15 @@ async fn whatever_ends_a_session_every_service_refuses_its_token() {
     let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let cluster = Cluster::start(1, 2, 2, &[one.path(), two.path()]).await;
     let other = cluster.new_user("other", "x", Role::User).await;
-    let ways = [How::Logout, How::Revoke, How::NewPassword, How::Removal];
+    let ways = [
+        How::Logout,
+        How::Revoke,
+        How::NewPassword,
+        How::NewRole,
+        How::Disabling,
+        How::EndOfSession,
+        How::Removal,
+    ];
     for how in ways {
         let name = format!("{how:?}").to_lowercase();
         let who = cluster.new_user(&name, "x", Role::User).await;
