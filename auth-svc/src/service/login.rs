@@ -10,6 +10,7 @@ use iceflix_core::{
         SessionId,
         auth::{AuthError, Login, PreHash, Role, Token},
     },
+    topics::AuthenticationFact,
     trust::{self, SESSION_LIFETIME, password::user_name},
 };
 use std::time::Duration;
@@ -146,7 +147,11 @@ impl AuthService {
                     from: Some(self.client.to_canonical()),
                     media: None,
                 };
-                self.accounts.put_session(id, &session).await?;
+                for session in self.accounts.open_session(id, &session).await? {
+                    self.status
+                        .revoked(&AuthenticationFact::SessionEnded { session });
+                    tracing::info!(user = name, %session, "the oldest of too many was ended");
+                }
                 session
             }
         };

@@ -1,5 +1,5 @@
 use super::*;
-use crate::{attempts::Lane, testing::Desk};
+use crate::{accounts::MOST_SESSIONS, attempts::Lane, testing::Desk};
 use iceflix_core::{
     api::TokenError,
     trust::{SessionKey, password::prehash},
@@ -313,4 +313,56 @@ async fn what_an_admin_asked_for_is_not_done_once_they_are_revoked() {
         assert!(accounts.session_here(ada.session).is_some());
         assert_eq!(accounts.grants_of(&admin), 0);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_users_oldest_session_ends_when_there_are_too_many() {
+    let desk = Desk::new().await;
+    let service = with_ada(&desk).await;
+    let accounts = &desk.accounts;
+    let (others, _) = desk.session("bob").await;
+    let mut opened = Vec::new();
+    let now = trust::now().as_secs();
+    for age in (1..=MOST_SESSIONS as u64).rev() {
+        let (id, session) = desk.session("ada").await;
+        let session = Session {
+            opened: now - age,
+            ..session
+        };
+        accounts.put_session(id, &session).await.unwrap();
+        opened.push((id, service.token(id, &session, Role::User).unwrap()));
+    }
+    // A grant is not counted, however old.
+    let (grant, session) = desk.session("ada").await;
+    let granted = Session {
+        opened: 1,
+        media: Some(MediaId::from_bytes([1; 32])),
+        ..session
+    };
+    accounts.put_grant(grant, &granted).await.unwrap();
+
+    let (id, public) = (
+        SessionId::random(),
+        SessionKey::generate().unwrap().public(),
+    );
+    let right = prehash("ada", "right");
+    // A repeated login is the same session, and ends no other.
+    for _ in 0..3 {
+        let login = service.try_login("ada", right, id, public).await;
+        assert!(answer(login).is_ok());
+    }
+    for (n, (session, token)) in opened.iter().enumerate() {
+        let stays = n > 0;
+        assert_eq!(accounts.was_ended(*session), !stays, "{n}");
+        assert_eq!(service.verifier.check(token).await.is_ok(), stays, "{n}");
+    }
+    for stays in [others, grant, id] {
+        assert!(accounts.session_here(stays).is_some());
+    }
+    log_in(&service, "ada", "right").await.unwrap();
+    let left = opened
+        .iter()
+        .filter(|(id, _)| accounts.session_here(*id).is_some());
+    assert_eq!(left.count(), MOST_SESSIONS - 2);
+    assert!(accounts.was_ended(opened[1].0));
 }

@@ -228,7 +228,7 @@ pub struct SessionInfo {
 #[tarpc::service]
 pub trait Authenticator {
     /// Opens a session for a user. The client makes an Ed25519 key pair first and sends the public
-    /// half (32 bytes) with an id it chose, so that a repeated login is the same session.
+    /// half (32 bytes) with an id it chose, so that a repeated login is the same session. Beside 100 others the user's oldest one ends.
     async fn login(
         user: String,
         password: PreHash,
