@@ -21,6 +21,7 @@ use enrol::Enrolment;
 use iceflix_core::{
     api::{Kind, auth::Authenticator},
     config::{Common, Key, ServiceConfig, Shape, key},
+    renewal::Contacts,
     replica::Replica,
     rpc::serve,
     service::{Node, Running, Server},
@@ -43,6 +44,10 @@ use std::{
 };
 use tarpc::server::Channel;
 use tokio_util::task::AbortOnDropHandle;
+
+/// How long one that knew other authenticators waits for one of them when it starts: who was
+/// disabled or removed meanwhile must not be let in by it. Connecting takes some 100 ms.
+const PEERS: Duration = Duration::from_secs(3);
 
 /// How often what is over is cleared away.
 const CLEARING: Duration = Duration::from_secs(60);
@@ -176,6 +181,11 @@ impl AuthServer {
         let keys = tokio::task::spawn_blocking(move || Keyring::open(&key_file, schedule))
             .await
             .context("loading the signing keys")??;
+        let contacts = Contacts::load(&config.common.identity());
+        let had_peers = contacts
+            .instances
+            .iter()
+            .any(|known| known.kind == Kind::Auth && known.instance != node.instance);
         let database = node.state_dir.join("auth.sqlite");
         let (replica, mut changes) = Replica::open(
             &database,
@@ -183,6 +193,7 @@ impl AuthServer {
             &node.topics,
             Kind::Auth,
             &node.instance,
+            if had_peers { PEERS } else { Duration::ZERO },
         )
         .await?;
         let accounts = Accounts::new(replica);

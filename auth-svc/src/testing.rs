@@ -46,7 +46,15 @@ impl Desk {
         let node = Node::join(Kind::Auth, &common).await.unwrap();
         let file = node.state_dir.join("auth.sqlite");
         let (bus, topics) = (&node.bus, &node.topics);
-        let opened = Replica::open(&file, bus, topics, Kind::Auth, &node.instance).await;
+        let opened = Replica::open(
+            &file,
+            bus,
+            topics,
+            Kind::Auth,
+            &node.instance,
+            std::time::Duration::ZERO,
+        )
+        .await;
         let (replica, _changes) = opened.unwrap();
         Self {
             accounts: Accounts::new(replica.clone()),

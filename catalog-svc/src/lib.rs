@@ -22,7 +22,7 @@ use iceflix_core::{
     service::{Node, Running, Server},
 };
 use service::CatalogService;
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 use store::Store;
 use tarpc::server::Channel as _;
 use tokio::sync::mpsc;
@@ -52,8 +52,15 @@ impl Server for CatalogServer {
 
         // What people said first: a film's name is then known before a node announces it.
         let database = node.state_dir.join(DATABASE);
-        let (replica, changed_rows) =
-            Replica::open(&database, bus, topics, Kind::Catalog, &node.instance).await?;
+        let (replica, changed_rows) = Replica::open(
+            &database,
+            bus,
+            topics,
+            Kind::Catalog,
+            &node.instance,
+            Duration::ZERO,
+        )
+        .await?;
         let store = Store::load(replica).await.context("reading the rows")?;
 
         // Then what the nodes have, so that the first question is answered in full.

@@ -21,7 +21,7 @@ use serde_json::Value;
 use std::{
     collections::BTreeSet,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::sync::{mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
@@ -34,6 +34,9 @@ const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a joining hearer waits for those that speak already.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How soon everyone is asked again when nobody answered.
+const AGAIN: Duration = Duration::from_millis(50);
 
 /// One instance's part of a topic. Dropping it ends it.
 pub struct Speaker {
@@ -215,6 +218,21 @@ impl Hearer {
         topic: FeedTopic,
         except: Option<InstanceId>,
     ) -> Result<(Self, mpsc::Receiver<Heard>), BusError> {
+        Self::follow_after(bus, topics, topic, except, Duration::ZERO).await
+    }
+
+    /// The same, for one that knows that others speak: when nobody answers, it asks again for so
+    /// long. A node that has just joined the bus may not be connected to them yet.
+    ///
+    /// # Errors
+    /// When the bus is closed.
+    pub async fn follow_after(
+        bus: &Bus,
+        topics: &Topics,
+        topic: FeedTopic,
+        except: Option<InstanceId>,
+        patience: Duration,
+    ) -> Result<(Self, mpsc::Receiver<Heard>), BusError> {
         let alive_key = topics.availability_of(topic.speaker());
         let changes = bus.subscribe(&topic.all()).await?;
         let alive = bus.watch_alive(&alive_key).await?;
@@ -230,7 +248,14 @@ impl Hearer {
             present,
             sender,
         };
-        let answers = ask_everyone(bus.clone(), hearing.topic.all()).await;
+        let until = Instant::now() + patience;
+        let answers = loop {
+            let answers = ask_everyone(bus.clone(), hearing.topic.all()).await;
+            if hearing.any_other(&answers) || Instant::now() >= until {
+                break answers;
+            }
+            tokio::time::sleep(AGAIN).await;
+        };
         hearing.take_in(answers).await;
         let task = tokio::spawn(hearing.run(changes, alive, refreshes));
         let hearer = Self {
@@ -349,6 +374,12 @@ impl Hearing {
                 Vec::new()
             }
         }
+    }
+
+    /// Whether others than this node are among those who answered.
+    fn any_other(&self, answers: &[Message]) -> bool {
+        let mut speakers = answers.iter().map(|answer| self.topic.parse(&answer.key));
+        speakers.any(|speaker| speaker.is_some() && speaker != self.except)
     }
 
     /// Takes in the snapshots of everyone who answered.

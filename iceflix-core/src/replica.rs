@@ -100,7 +100,9 @@ struct Inner {
 
 impl Replica {
     /// Opens the database (made if there is none), takes what peers have that it lacks, and
-    /// follows them. What changes from then on, here or elsewhere, comes out of the channel.
+    /// follows them. What changes from then on, here or elsewhere, comes out of the channel. One
+    /// that had peers before waits for them, at most for `patience`: what they wrote meanwhile may
+    /// forbid what it would allow.
     ///
     /// # Errors
     /// When the database cannot be opened or the bus is closed.
@@ -110,6 +112,7 @@ impl Replica {
         topics: &Topics,
         kind: Kind,
         instance: &InstanceId,
+        patience: Duration,
     ) -> Result<(Self, mpsc::UnboundedReceiver<Vec<RowChange>>), ReplicaError> {
         let (store, rows) = Store::open(database).await?;
         let topic = topics.rows(kind);
@@ -130,7 +133,7 @@ impl Replica {
             hearing: Mutex::new(None),
         });
         let (hearer, mut heard) =
-            Hearer::follow(bus, topics, topic, Some(instance.clone())).await?;
+            Hearer::follow_after(bus, topics, topic, Some(instance.clone()), patience).await?;
         while let Ok(heard) = heard.try_recv() {
             inner.hear(heard).await;
         }

@@ -38,7 +38,15 @@ impl Alone {
     async fn open(&self) -> Replica {
         let (path, name) = (self.dir.path().join("rows.sqlite"), "auth-1".parse());
         let topics = Topics::new("alone");
-        let opened = Replica::open(&path, &self.bus, &topics, Kind::Auth, &name.unwrap()).await;
+        let opened = Replica::open(
+            &path,
+            &self.bus,
+            &topics,
+            Kind::Auth,
+            &name.unwrap(),
+            Duration::ZERO,
+        )
+        .await;
         opened.unwrap().0
     }
 

@@ -12,7 +12,15 @@ use std::path::Path;
 
 async fn open(bus: &Bus, dir: &Path, name: &str) -> Replica {
     let (file, topics) = (dir.join(format!("{name}.sqlite")), Topics::new("losses"));
-    let opened = Replica::open(&file, bus, &topics, Kind::Auth, &id(name)).await;
+    let opened = Replica::open(
+        &file,
+        bus,
+        &topics,
+        Kind::Auth,
+        &id(name),
+        std::time::Duration::ZERO,
+    )
+    .await;
     opened.unwrap().0
 }
 

@@ -1,8 +1,13 @@
 //! Who may log in, and as what, at two authenticators.
 
 use crate::{WRONG, authenticators, desk::Desk, until_good};
+use auth_svc::AuthServer;
 use iceflix_core::{
-    api::auth::{AuthError, Role},
+    api::{
+        Kind,
+        auth::{AuthError, Role},
+    },
+    renewal::Contacts,
     service::Server,
 };
 use iceflix_tests::cluster::{ADMIN_PASSWORD, Cluster, wait_for};
@@ -199,6 +204,33 @@ async fn two_admins_who_turn_on_each_other_at_two_authenticators_do_not_both_go(
                 .await;
             }
         }
+    }
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_was_disabled_while_an_authenticator_was_off_is_not_let_in_by_it() {
+    let mut cluster = authenticators(1).await;
+    let config = cluster.add_auth().await;
+    cluster.until_complete().await;
+    cluster.new_user("ada", "engine", Role::User).await;
+    until_login(&cluster, "ada", "engine", Ok(())).await;
+    let identity = config.common.identity();
+    wait_for("it knows where the other one is", async || {
+        let known = Contacts::load(&identity).instances.into_iter();
+        known.filter(|known| known.kind == Kind::Auth).count() == 2
+    })
+    .await;
+    cluster.auths.remove(1).shutdown().await;
+    let desk = Desk::at(&cluster, 0).await;
+    desk.disable_user("ada").await.unwrap();
+    for _ in 0..3 {
+        let back = AuthServer::bind(config.clone()).await.unwrap();
+        cluster.auths.push(back);
+        // The first that it is asked.
+        let asked = login(&cluster, 1, "ada", "engine").await;
+        assert_eq!(asked, Err(AuthError::Disabled));
+        cluster.auths.remove(1).shutdown().await;
     }
     cluster.stop().await;
 }
