@@ -56,7 +56,14 @@ async fn a_granted_stream_outlives_the_logout_and_its_token_at_any_address() {
 async fn each_way_of_taking_a_grant_back_stops_its_stream() {
     let scene = Scene::new().await;
     let new: PreHash = prehash("ada", PASSWORD);
-    for way in ["end_grant", "revoke_user", "change_password", "remove_user"] {
+    for way in [
+        "end_grant",
+        "revoke_user",
+        "change_password",
+        "disable_user",
+        "set_role",
+        "remove_user",
+    ] {
         let admin = scene.cluster.admin().await.token();
         // The way before ended all sessions of hers, too.
         let ada = scene.cluster.login("ada", PASSWORD).await.unwrap();
@@ -79,6 +86,8 @@ async fn each_way_of_taking_a_grant_back_stops_its_stream() {
                     "change_password" => {
                         auth.change_password(context, admin, user, None, new).await
                     }
+                    "disable_user" => auth.disable_user(context, admin, user).await,
+                    "set_role" => auth.set_role(context, admin, user, Role::Admin).await,
                     _ => auth.remove_user(context, admin, user).await,
                 }
             }
@@ -97,6 +106,14 @@ async fn each_way_of_taking_a_grant_back_stops_its_stream() {
         let again = scene.take_up(&granted.grant, media).await;
         let refused = StreamError::Unauthorized(TokenError::Revoked);
         assert_eq!(again, Err(refused), "{way}");
+        if way == "disable_user" {
+            let admin = scene.cluster.admin().await.token();
+            let ask = |auth: AuthenticatorClient, context| {
+                let (admin, user) = (admin.clone(), "ada".to_owned());
+                async move { auth.enable_user(context, admin, user).await }
+            };
+            scene.cluster.at(scene.auth(), ask).await.unwrap();
+        }
     }
     scene.cluster.stop().await;
 }
@@ -295,7 +312,18 @@ async fn without_any_authenticator_granted_streams_stop_after_a_while() {
     assert_eq!(reason, Ok(StreamEvent::Ended(EndReason::Unsupervised)));
     // Elsewhere, where ten minutes are allowed, it plays.
     goes_on.read_packets(20).await.unwrap();
-    // Nothing new begins, once tokens and grants are over: nobody makes another.
+    // Nothing new begins once the last token is over: nobody makes another.
+    let expired = Err(StreamError::Unauthorized(TokenError::Expired));
+    wait_for("the token is over", async || {
+        let ask = |node: StreamingClient, context| {
+            let token = token.clone();
+            async move { node.get_stream(context, token, film, true).await }
+        };
+        let asked = cluster.at(patient.address(), ask).await.map(drop);
+        assert!(asked == Ok(()) || asked == expired, "{asked:?}");
+        asked == expired
+    })
+    .await;
     for node in [hasty, patient] {
         node.shutdown().await;
     }

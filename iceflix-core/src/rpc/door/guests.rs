@@ -1,6 +1,7 @@
 //! Who is connected, and who has to go: counts and clocks only, no sockets.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, BTreeSet, HashMap},
     net::{IpAddr, Ipv6Addr},
     time::{Duration, Instant},
@@ -197,8 +198,10 @@ impl Guests {
 
     /// A request of its is complete and being handled.
     pub fn begin(&mut self, id: Id, now: Instant) {
-        if self.all.get(&id).is_some_and(|guest| !guest.known) && self.known >= self.limits.known {
-            self.make_room(now);
+        if let Some(guest) = self.all.get(&id).filter(|guest| !guest.known)
+            && self.known >= self.limits.known
+        {
+            self.make_room(guest.net, now);
         }
         let Some(guest) = self.all.get_mut(&id) else {
             return;
@@ -216,7 +219,7 @@ impl Guests {
         guest.in_flight += 1;
         self.in_flight += 1;
         if self.known > self.limits.known {
-            // All others are at work, and none for long.
+            // All others are at work: none for long, and none of them for an address that has more.
             self.close(id, Reason::Greedy);
         }
         if self.in_flight > self.limits.requests {
@@ -319,16 +322,26 @@ impl Guests {
         }
     }
 
-    /// Closes one: the longest idle, or else the one that is at work for longest. Those at work
-    /// for a short time stay.
-    fn make_room(&mut self, now: Instant) {
+    /// Closes one for a newcomer: the longest idle, or else, of the address that has most at work,
+    /// the one that is at work for longest. Where the newcomer's has as many, those at work for a
+    /// short time stay.
+    fn make_room(&mut self, newcomer: IpAddr, now: Instant) {
         if let Some(idle) = self.idle.oldest() {
             return self.close(idle, Reason::Idle);
         }
-        let working = self.all.iter().filter(|(_, guest)| guest.in_flight > 0);
-        let longest = working.min_by_key(|(_, guest)| guest.since);
-        if let Some((&longest, guest)) = longest
-            && now.saturating_duration_since(guest.since) >= self.limits.at_work
+        let mut at_work: HashMap<IpAddr, (usize, (Instant, Id))> = HashMap::new();
+        for (&id, guest) in self.all.iter().filter(|(_, guest)| guest.in_flight > 0) {
+            let (count, longest) = at_work.entry(guest.net).or_insert((0, (guest.since, id)));
+            *count += 1;
+            *longest = (*longest).min((guest.since, id));
+        }
+        let own = at_work.get(&newcomer).map_or(0, |(count, _)| *count);
+        // Of those with as many, the one whose longest has been at it for longest.
+        let most = at_work
+            .values()
+            .max_by_key(|(count, longest)| (*count, Reverse(*longest)));
+        if let Some(&(count, (since, longest))) = most
+            && (count > own + 1 || now.saturating_duration_since(since) >= self.limits.at_work)
         {
             self.close(longest, Reason::Greedy);
         }

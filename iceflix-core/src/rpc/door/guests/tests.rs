@@ -218,3 +218,30 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn who_keeps_many_at_work_makes_room_for_others_and_not_the_other_way_round() {
+    let mut now = Instant::now();
+    let mut guests = Guests::new(few());
+    // Somebody waits long for something to happen.
+    let (id, waiting) = guests.enter(there(1), now);
+    guests.begin(id, now);
+    now += few().at_work * 10;
+    for _ in 0..100 {
+        let (id, _) = guests.enter(HERE, now);
+        guests.begin(id, now);
+        now += few().at_work / 10;
+    }
+    assert!(!waiting.is_cancelled());
+    // Others come in, too, however short the many have been at work.
+    for n in 2..4 {
+        for _ in 0..few().known {
+            let (id, _) = guests.enter(HERE, now);
+            guests.begin(id, now);
+        }
+        let (id, newcomer) = guests.enter(there(n), now);
+        guests.begin(id, now);
+        assert!(!newcomer.is_cancelled(), "{n}");
+    }
+    assert!(!waiting.is_cancelled());
+}
