@@ -7,6 +7,7 @@ pub mod words;
 use crate::error::Error;
 use crate::output::{Notifier, say};
 use complete::{Choice, complete};
+use nix::sys::termios::{LocalFlags, SetArg, Termios, tcgetattr, tcsetattr};
 use rustyline::completion::{Candidate, Completer};
 use rustyline::error::ReadlineError;
 use rustyline::highlight::Highlighter;
@@ -208,6 +209,8 @@ impl Terminal {
 
 /// Reads an answer that does not show, from this process's terminal.
 pub fn hidden(question: &str) -> Result<Heard, Error> {
+    // Before the question is there: who answers at once must not be shown, nor lose a key.
+    let _quiet = Quiet::begin();
     match rpassword::prompt_password(question) {
         Ok(answer) => Ok(Heard::Line(answer)),
         Err(error) => match error.kind() {
@@ -215,6 +218,29 @@ pub fn hidden(question: &str) -> Result<Heard, Error> {
             ErrorKind::Interrupted => Ok(Heard::Interrupted),
             _ => Err(Error::io("read the password")(error)),
         },
+    }
+}
+
+/// Keys come one by one and are not shown, until this is dropped.
+struct Quiet(Termios);
+
+impl Quiet {
+    /// `None` where there is no terminal to be told.
+    fn begin() -> Option<Self> {
+        let before = tcgetattr(std::io::stdin()).ok()?;
+        let mut quiet = before.clone();
+        quiet.local_flags -=
+            LocalFlags::ECHO | LocalFlags::ECHONL | LocalFlags::ICANON | LocalFlags::ISIG;
+        tcsetattr(std::io::stdin(), SetArg::TCSADRAIN, &quiet).ok()?;
+        Some(Self(before))
+    }
+}
+
+impl Drop for Quiet {
+    fn drop(&mut self) {
+        if let Err(error) = tcsetattr(std::io::stdin(), SetArg::TCSADRAIN, &self.0) {
+            tracing::debug!(%error, "the terminal's mode was not put back");
+        }
     }
 }
 
