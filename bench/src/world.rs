@@ -78,8 +78,12 @@ impl World {
         let authority = Authority::create(&name)?;
         let bus = Bus::open(&BusConfig {
             cluster: name.clone(),
-            // It sees who is there, as every service does.
-            credential: authority.issue(Kind::Main, &"bench".parse()?, CERTIFICATE_LIFETIME)?,
+            // It sees who is there, as every service does, and may announce titles.
+            credential: authority.issue(
+                Kind::Streaming,
+                &"bench".parse()?,
+                CERTIFICATE_LIFETIME,
+            )?,
             listen: vec![meeting.clone()],
             connect: Vec::new(),
             scouting: false,
