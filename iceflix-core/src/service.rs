@@ -1,6 +1,8 @@
 //! What the life of every service has in common: configuration, logs, signals, and the order in
 //! which it starts and stops.
 
+mod expelling;
+
 use crate::{
     api::{InstanceId, Kind},
     audit::{self, Audit},
@@ -16,6 +18,7 @@ use crate::{
         authority::{CERTIFICATE_LIFETIME, CertificateError},
     },
 };
+use expelling::Expelling;
 use futures::Stream;
 use nix::{
     errno::Errno,
@@ -239,36 +242,6 @@ fn lock_state(kind: Kind, directory: &Path) -> Result<Flock<File>, StartError> {
         Errno::EWOULDBLOCK => StartError::StateInUse(directory.to_owned()),
         error => failed(error.into()),
     })
-}
-
-/// Keeps out who was expelled: neither called nor answered from the moment that it is heard.
-struct Expelling {
-    verifier: Verifier,
-    security: Security,
-    membership: Membership,
-    bus: Bus,
-    stop: CancellationToken,
-}
-
-impl Expelling {
-    async fn run(self, itself: InstanceId) {
-        let mut changes = self.verifier.changes();
-        loop {
-            let expelled = self.verifier.expelled();
-            self.security.expel(expelled.clone());
-            self.membership.expel(expelled);
-            if self.security.is_expelled(&itself) {
-                tracing::error!("this instance was expelled from the cluster: it leaves");
-                // Others would hear it on the bus until its certificate ends.
-                self.stop.cancel();
-                self.bus.close().await;
-                return;
-            }
-            if changes.changed().await.is_err() {
-                return;
-            }
-        }
-    }
 }
 
 /// The certificate of this instance, if it is one for it.

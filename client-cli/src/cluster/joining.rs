@@ -9,9 +9,8 @@ use super::{
 use anyhow::{Context, anyhow, ensure};
 use iceflix_core::{
     api::{Fingerprint, auth::CertificateRequest},
-    trust::{Credential, invitation::InvitationSecret},
+    trust::{Credential, credentials::NewKey, invitation::InvitationSecret},
 };
-use rcgen::{CertificateParams, KeyPair};
 use serde::{Deserialize, Serialize};
 use std::{fs, io};
 
@@ -42,12 +41,10 @@ pub struct Wanted {
 impl Wanted {
     /// Makes a key for an instance.
     pub fn new(entry: Entry) -> anyhow::Result<Self> {
-        let key = KeyPair::generate().context("cannot make a key")?;
-        let request = CertificateParams::default().serialize_request(&key);
-        let request = request.context("cannot ask for a certificate")?;
+        let key = NewKey::generate()?;
         Ok(Self {
-            request: hex::encode(request.der()),
-            key: key.serialize_pem(),
+            request: hex::encode(key.request()?),
+            key: key.key_pem(),
             entry,
         })
     }

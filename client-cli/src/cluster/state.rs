@@ -1,10 +1,12 @@
 //! The state directory: what is in it and how it is written.
 
+mod belonging;
+
+pub use belonging::Belonging;
+
+use super::{plan::Record, process::Process};
 use anyhow::{Context, Result, bail};
-use iceflix_core::{
-    files,
-    trust::{Authority, Credential},
-};
+use iceflix_core::files;
 use std::{
     ffi::OsString,
     fs::{self, File, OpenOptions, Permissions, TryLockError},
@@ -14,8 +16,6 @@ use std::{
     path::{Path, PathBuf},
     time::Duration,
 };
-
-use super::{plan::Record, process::Process};
 
 /// A log file that is longer is set aside at the next start, in bytes.
 const LOG_LIMIT: u64 = 16 << 20;
@@ -31,17 +31,6 @@ const LETTERS: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
 #[derive(Debug, Clone)]
 pub struct State {
     dir: PathBuf,
-}
-
-/// To which cluster the certificates in a state directory belong, and by what right.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Belonging {
-    /// There are none.
-    None,
-    /// This machine made the cluster of that name.
-    First(String),
-    /// This machine was let into the cluster of that name.
-    Joined(String),
 }
 
 /// The right to run the cluster of a state directory; given up when the process ends.
@@ -104,50 +93,6 @@ impl State {
                 "no cluster was started in {}; name its state directory with --state",
                 self.dir.display()
             )
-        })
-    }
-
-    /// The certificates of the instances here. Damaged ones are passed over where others are good.
-    pub fn credentials(&self) -> Result<Vec<Credential>> {
-        let entries = match fs::read_dir(&self.dir) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            entries => entries.with_context(|| format!("cannot read {}", self.dir.display()))?,
-        };
-        let (mut good, mut damaged) = (Vec::new(), None);
-        for entry in entries {
-            let identity = entry?.path().join("identity");
-            if !Credential::is_in(&identity) {
-                continue;
-            }
-            match Credential::load(&identity) {
-                Ok(credential) => good.push(credential),
-                Err(error) => damaged = Some(error),
-            }
-        }
-        match damaged {
-            Some(error) if good.is_empty() => Err(error.into()),
-            _ => Ok(good),
-        }
-    }
-
-    /// What the certificates here say, whatever became of the record.
-    pub fn belonging(&self) -> Result<Belonging> {
-        if Authority::is_in(&self.authority()) {
-            let cluster = Authority::load(&self.authority())?.cluster().to_owned();
-            // A machine that was let in with an authenticator has the authority, too. Only the first
-            // one's authenticators are told of a first user.
-            let let_in = self
-                .config("auth-1")
-                .is_ok_and(|config| !config.contains_key("admin_password_file"));
-            return Ok(match let_in {
-                true => Belonging::Joined(cluster),
-                false => Belonging::First(cluster),
-            });
-        }
-        let credentials = self.credentials()?;
-        Ok(match credentials.first() {
-            Some(credential) => Belonging::Joined(credential.cluster().to_owned()),
-            None => Belonging::None,
         })
     }
 
@@ -282,28 +227,6 @@ impl State {
         )
     }
 
-    fn name_without_record(&self, wanted: Option<&str>) -> Result<String> {
-        let dir = self.dir.display();
-        match self.belonging()? {
-            Belonging::First(cluster) => return Ok(cluster),
-            Belonging::Joined(cluster) => bail!(
-                "{dir} is of a machine that was let into the cluster {cluster:?}, and its cluster.toml is \
-                 gone: make an invitation on a machine that has an authenticator (iceflix cluster invite), \
-                 and start again here with JOIN=LINE; or choose another STATE for another cluster"
-            ),
-            Belonging::None if self.joining().exists() => bail!(
-                "{dir} is of a machine that was about to join a cluster: start again with JOIN=LINE, or \
-                 remove {} to give that up",
-                self.joining().display()
-            ),
-            Belonging::None => {}
-        }
-        Ok(match wanted {
-            Some(name) => name.to_owned(),
-            None => format!("iceflix-{}", hex::encode(rand::random::<[u8; 4]>())),
-        })
-    }
-
     /// Makes the admin's first password if there is none yet.
     pub fn make_password(&self) -> Result<()> {
         let path = self.password();
@@ -374,7 +297,10 @@ fn new_password() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use iceflix_core::{api::Kind, trust::authority::CERTIFICATE_LIFETIME};
+    use iceflix_core::{
+        api::Kind,
+        trust::{Authority, authority::CERTIFICATE_LIFETIME},
+    };
     use std::os::unix::fs::MetadataExt;
 
     fn mode(path: &Path) -> u32 {

@@ -62,6 +62,11 @@ impl NewKey {
         Ok(Self(KeyPair::generate()?))
     }
 
+    /// The private key, in PEM: a secret, for a file of its owner's.
+    pub fn key_pem(&self) -> String {
+        self.0.serialize_pem()
+    }
+
     /// Asks an authority for a certificate for it (PKCS #10, DER).
     ///
     /// # Errors
@@ -80,7 +85,7 @@ impl NewKey {
         authority_pem: &str,
         certificate_pem: &str,
     ) -> Result<Credential, CertificateError> {
-        Credential::from_pem(authority_pem, certificate_pem, &self.0.serialize_pem())
+        Credential::from_pem(authority_pem, certificate_pem, &self.key_pem())
     }
 }
 
