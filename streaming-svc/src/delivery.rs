@@ -26,6 +26,7 @@ mod player;
 mod request;
 mod sdp;
 mod seek_guard;
+mod sessions;
 mod usher;
 
 pub use access::Access;

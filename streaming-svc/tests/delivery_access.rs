@@ -113,22 +113,55 @@ fn for_another_address_a_stream_is_as_unknown_as_one_that_never_was() {
     socket.recv(&mut [0; 2048]).unwrap();
 }
 
-#[test]
-fn a_running_sessions_id_opens_nothing_at_another_address() {
-    let (folder, delivery) = (folder(), start());
-    let (_, url) = mount_for(&delivery, LOCALHOST, 20, &folder);
-    let mut player = Player::connect(&url);
-    player.set_up();
-    assert_eq!(player.request("PLAY", &[]).status, 200);
-    let session = format!("Session: {}", player.session.as_ref().unwrap());
-    for method in ["PAUSE", "PLAY", "TEARDOWN"] {
-        let mut thief = Player::connect_from(&url, OTHER);
-        assert_eq!(thief.request(method, &[&session]).status, 404, "{method}");
+/// What a stranger can ask for with a session's id: every method, of the film and of a part of it.
+fn with_session(session: &str) -> Vec<(&'static str, &'static str, Vec<String>)> {
+    let session = || format!("Session: {session}");
+    let mut all = vec![
+        ("SETUP", "", vec![INSIDE.to_owned(), session()]),
+        ("SETUP", "/stream=1", vec![INSIDE.to_owned(), session()]),
+        ("SETUP", "/stream=0", vec![OVER_UDP.to_owned(), session()]),
+    ];
+    for method in [
+        "OPTIONS",
+        "DESCRIBE",
+        "PAUSE",
+        "PLAY",
+        "GET_PARAMETER",
+        "SET_PARAMETER",
+        "TEARDOWN",
+    ] {
+        all.push((method, "", vec![session()]));
+        all.push((method, "/stream=0", vec![session()]));
     }
-    for part in ["", "/stream=1"] {
-        let mut thief = Player::connect_from(&url, OTHER);
-        let answer = thief.request_to("SETUP", &format!("{url}{part}"), &[INSIDE, &session]);
-        assert_eq!(answer.status, 404);
+    all
+}
+
+/// A running session is its address's own: elsewhere its id is one that never was, and naming it
+/// neither opens anything, nor shows that it runs, nor takes anything from the player.
+#[test]
+fn a_running_sessions_id_is_worth_nothing_at_another_address() {
+    let (folder, delivery) = (folder(), start());
+    let anyone = mount(&delivery, Clip::mp4(20).make(&folder)).1;
+    for url in [mount_for(&delivery, LOCALHOST, 20, &folder).1, anyone] {
+        let mut player = Player::connect(&url);
+        player.set_up();
+        assert_eq!(player.request("PLAY", &[]).status, 200);
+        player.read_both_tracks(5);
+        let session = player.session.clone().unwrap();
+        let made_up = "0123456789abcdef";
+        for (known, unknown) in with_session(&session).iter().zip(&with_session(made_up)) {
+            let ask = |(method, part, headers): &(&'static str, &'static str, Vec<String>)| {
+                let headers = headers.iter().map(String::as_str).collect();
+                answer(&url, OTHER, &(*method, *part, headers))
+            };
+            let refused = ask(known);
+            assert_eq!(refused, ask(unknown), "{known:?}");
+            assert_eq!(refused.status, 454, "{known:?}");
+        }
+        // A second of the film, for the server to have noticed that the strangers are gone.
+        player.read_both_tracks(50);
+        assert_eq!(player.request("PAUSE", &[]).status, 200);
+        assert_eq!(player.request("TEARDOWN", &[]).status, 200);
     }
 }
 
@@ -249,4 +282,26 @@ fn many_connections_are_still_taken_at_a_time_and_no_more() {
         player.send("OPTIONS", &[]);
         player.try_answer()
     });
+}
+
+#[test]
+fn the_sessions_of_all_addresses_together_are_limited() {
+    let config = DeliveryConfig {
+        max_connections: Some(4),
+        ..DeliveryConfig::default()
+    };
+    let (folder, delivery) = (folder(), Delivery::start(config).unwrap());
+    let (stream, url) = mount(&delivery, Clip::mp4(3).make(&folder));
+    let track = format!("{url}/stream=0");
+    let mut players = [Player::connect(&url), Player::connect_from(&url, OTHER)];
+    let set_up = |player: &mut Player| player.request_to("SETUP", &track, &[INSIDE]).status;
+    let statuses = [0, 1, 0, 0, 0, 1].map(|at| set_up(&mut players[at]));
+    assert_eq!(statuses, [200, 200, 200, 200, 455, 455]);
+    assert_eq!(delivery.players(&stream), 4);
+    let [here, mut elsewhere] = players;
+    drop(here);
+    wait_for("the sessions end with their player's connection", || {
+        delivery.players(&stream) == 1
+    });
+    assert_eq!(set_up(&mut elsewhere), 200);
 }

@@ -5,13 +5,12 @@ use super::{
     access::Doors,
     film::{FilmFactory, FilmSource},
     lobby::{self, Lobby},
-    player::{PlayerClient, PlayerServer, mount_path, session_plays},
+    player::{Limits, PlayerClient, PlayerServer, mount_path, session_plays},
+    sessions::Sessions,
     usher::Usher,
 };
 use gst::glib;
-use gst_rtsp_server::{
-    RTSPFilterResult, RTSPMountPoints, RTSPSession, RTSPSessionPool, RTSPThreadPool, prelude::*,
-};
+use gst_rtsp_server::{RTSPMountPoints, RTSPSession, RTSPThreadPool, prelude::*};
 use iceflix_core::api::StreamId;
 use std::{
     collections::HashMap,
@@ -37,7 +36,7 @@ pub(super) struct Engine {
     local_addr: SocketAddr,
     server: PlayerServer,
     mounts: RTSPMountPoints,
-    pool: RTSPSessionPool,
+    sessions: Sessions,
     /// Accepting, which holds the listening socket.
     lobby: Lobby,
     /// Sweeping, and looking at connections.
@@ -63,14 +62,18 @@ impl Engine {
         let context = glib::MainContext::new();
         let doors = Doors::default();
         let timeout = config.session_timeout;
-        let server = PlayerServer::new(limit, timeout, context.clone(), doors.clone());
+        let sessions = Sessions::new(limit);
+        let server = PlayerServer::new(Limits::new(
+            limit,
+            timeout,
+            context.clone(),
+            doors.clone(),
+            sessions.clone(),
+        ));
         let mounts = RTSPMountPoints::new();
-        let pool = RTSPSessionPool::new();
-        pool.set_max_sessions(u32::try_from(limit).unwrap_or(u32::MAX));
         let threads = RTSPThreadPool::new();
         threads.set_max_threads(config.client_threads.map_or(-1, i32::from));
         server.set_mount_points(Some(&mounts));
-        server.set_session_pool(Some(&pool));
         server.set_thread_pool(Some(&threads));
         server.set_content_length_limit(REQUEST_BODY);
 
@@ -80,7 +83,7 @@ impl Engine {
         let usher = Usher::new(server.clone(), limit, move |stream| {
             lock(&mounted).contains_key(stream)
         });
-        let sources = vec![usher.looking(), sweeping(server.clone(), pool.clone())];
+        let sources = vec![usher.looking(), sweeping(server.clone(), sessions.clone())];
         for source in &sources {
             source.attach(Some(&context));
         }
@@ -94,7 +97,7 @@ impl Engine {
             local_addr,
             server,
             mounts,
-            pool,
+            sessions,
             lobby,
             sources: Mutex::new(sources),
             main_loop,
@@ -124,9 +127,7 @@ impl Engine {
 
     /// How many RTSP sessions use the stream.
     pub(super) fn players(&self, stream: &StreamId) -> u32 {
-        let sessions = self.pool.filter(None);
-        let playing = sessions.iter().filter(|s| session_plays(s, stream)).count();
-        u32::try_from(playing).unwrap_or(u32::MAX)
+        u32::try_from(self.sessions.playing(stream)).unwrap_or(u32::MAX)
     }
 
     /// Unmounts the stream and ends every session and connection that uses it.
@@ -148,7 +149,7 @@ impl Engine {
     /// Ends the stream for one connection, in that connection's thread.
     fn end(&self, player: PlayerClient, stream: StreamId) -> impl Future<Output = ()> + use<> {
         let (done, ended) = oneshot::channel();
-        let pool = self.pool.clone();
+        let sessions = self.sessions.clone();
         // Whether anything else is still there for it was a question for now: what is mounted later
         // was not asked for before.
         let keep = {
@@ -162,7 +163,7 @@ impl Engine {
             context.invoke(move || {
                 for session in player.session_filter(None) {
                     if session_plays(&session, &stream) {
-                        end_session(&pool, &session);
+                        sessions.end(&session);
                     }
                 }
                 if !keep {
@@ -221,17 +222,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Takes a session's media down and the session with them.
-fn end_session(pool: &RTSPSessionPool, session: &RTSPSession) {
-    session.filter(Some(&mut |_, media| {
-        // It fails for a media that broke, which is going away just the same.
-        let _ = media.set_state(gst::State::Null);
-        RTSPFilterResult::Remove
-    }));
-    // It fails when the session was removed meanwhile.
-    let _ = pool.remove(session);
-}
-
 /// How many connections the process's file descriptors suffice for. A quarter of them is for
 /// other things: callers' connections, the bus, files.
 fn connections_possible() -> usize {
@@ -243,21 +233,22 @@ fn connections_possible() -> usize {
 
 /// The source that ends sessions whose player has gone silent. Each is ended in the thread of its
 /// connection: gst-rtsp-server 1.22.0 can crash when a session goes while PLAY is being handled.
-fn sweeping(server: PlayerServer, pool: RTSPSessionPool) -> glib::Source {
+fn sweeping(server: PlayerServer, sessions: Sessions) -> glib::Source {
     glib::timeout_source_new(
         SWEEP,
         Some("rtsp-sweep"),
         glib::Priority::DEFAULT,
         move || {
-            sweep(&server, &pool);
+            sweep(&server, &sessions);
             glib::ControlFlow::Continue
         },
     )
 }
 
-fn sweep(server: &PlayerServer, pool: &RTSPSessionPool) {
+fn sweep(server: &PlayerServer, sessions: &Sessions) {
     let now = glib::monotonic_time();
-    let mut silent: Vec<RTSPSession> = pool.filter(None);
+    sessions.tidy();
+    let mut silent = sessions.all();
     silent.retain(|session| session.is_expired_usec(now));
     if silent.is_empty() {
         return;
@@ -270,12 +261,12 @@ fn sweep(server: &PlayerServer, pool: &RTSPSessionPool) {
             .collect();
         silent.retain(|session| !expired.contains(session));
         if let (false, Some(context)) = (expired.is_empty(), player.context()) {
-            let pool = pool.clone();
+            let sessions = sessions.clone();
             context.invoke(move || {
                 for session in expired {
                     if session.is_expired_usec(glib::monotonic_time()) {
                         tracing::info!("a silent player's session was ended");
-                        end_session(&pool, &session);
+                        sessions.end(&session);
                     }
                 }
             });
@@ -283,7 +274,7 @@ fn sweep(server: &PlayerServer, pool: &RTSPSessionPool) {
     }
     // What is left belongs to no connection any more.
     for session in silent {
-        end_session(pool, &session);
+        sessions.end(&session);
     }
 }
 

@@ -4,14 +4,14 @@
 mod limits;
 
 use super::{
-    access::Doors,
     request::{path_of, stream_of},
+    sessions::Sessions,
 };
 use gst::{glib, prelude::*, subclass::prelude::ObjectSubclassIsExt as _};
-use gst_rtsp_server::{RTSPContext, RTSPSession, RTSPSessionPool, gio, prelude::*};
+use gst_rtsp_server::{RTSPContext, RTSPSession, gio, prelude::*};
 use iceflix_core::api::StreamId;
-use limits::Limits;
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+pub(super) use limits::Limits;
+use std::net::SocketAddr;
 
 /// The most sessions of one stream. A player has one, and perhaps one over UDP that it gave up.
 const SESSIONS_OF_ONE_STREAM: usize = 16;
@@ -29,22 +29,9 @@ glib::wrapper! {
 }
 
 impl PlayerServer {
-    /// A server that lets in so many connections, and gives their sessions so much silence.
-    /// `context` is the server's own; `doors` say who may fetch what.
-    pub(super) fn new(
-        max_connections: usize,
-        session_timeout: Duration,
-        context: glib::MainContext,
-        doors: Doors,
-    ) -> Self {
+    /// A server that keeps to these limits.
+    pub(super) fn new(limits: Limits) -> Self {
         let server: Self = glib::Object::new();
-        let limits = Limits {
-            connections: Arc::default(),
-            max_connections,
-            session_timeout_s: u32::try_from(session_timeout.as_secs().max(1)).unwrap_or(u32::MAX),
-            context,
-            doors,
-        };
         // Cannot be set already: it was made just now.
         let _ = server.imp().limits.set(limits);
         server
@@ -104,19 +91,23 @@ pub(super) fn mount_path(stream: &StreamId) -> String {
     format!("/{stream}")
 }
 
-/// Whether SETUP would give a stream more sessions than players of one stream need: each takes a
-/// pipeline and a place among those of all streams.
-fn is_one_too_many(pool: Option<RTSPSessionPool>, ctx: &RTSPContext) -> bool {
+/// Whether SETUP would make one session more than there may be: of all streams together, or of this
+/// one, of which each takes a pipeline and a place among those of all.
+fn is_one_too_many(sessions: &Sessions, ctx: &RTSPContext) -> bool {
     let stream = ctx
         .uri()
         .and_then(|uri| stream_of(path_of(&uri.request_uri())));
-    let (Some(stream), Some(pool)) = (stream, pool) else {
+    let Some(stream) = stream else {
         return false;
     };
-    let of_it = |session: &RTSPSession| session_plays(session, &stream);
-    // Another track of a session that it has.
-    !ctx.session().is_some_and(&of_it)
-        && pool.filter(None).iter().filter(|it| of_it(it)).count() >= SESSIONS_OF_ONE_STREAM
+    match ctx.session() {
+        // Another track of a session that it has.
+        Some(session) if session_plays(session, &stream) => false,
+        session => {
+            (session.is_none() && sessions.are_full())
+                || sessions.playing(&stream) >= SESSIONS_OF_ONE_STREAM
+        }
+    }
 }
 
 /// Whether the session has a media of this stream.
@@ -130,7 +121,7 @@ pub(super) fn session_plays(session: &RTSPSession, stream: &StreamId) -> bool {
 
 mod imp {
     use super::{
-        super::{access::Doors, film::FilmMedia},
+        super::{access::Doors, film::FilmMedia, sessions::Sessions},
         limits::{Limits, Seat},
         stream_of,
     };
@@ -184,6 +175,8 @@ mod imp {
     impl RTSPServerImpl for PlayerServer {
         fn create_client(&self) -> Option<RTSPClient> {
             let limits = self.limits.get()?;
+            // It is told before.
+            let address = (*self.arriving())?;
             let seat = Seat::take(limits)?;
             let client: super::PlayerClient = glib::Object::new();
             // Cannot be set already: it was made just now.
@@ -191,11 +184,10 @@ mod imp {
             let _ = client.imp().session_timeout_s.set(limits.session_timeout_s);
             let _ = client.imp().watcher.set(limits.context.clone());
             let _ = client.imp().doors.set(limits.doors.clone());
-            if let Some(address) = *self.arriving() {
-                let _ = client.imp().address.set(address);
-            }
+            let _ = client.imp().sessions.set(limits.sessions.clone());
+            let _ = client.imp().address.set(address);
             let server = self.obj();
-            client.set_session_pool(server.session_pool().as_ref());
+            client.set_session_pool(Some(&limits.sessions.of(address)));
             client.set_mount_points(server.mount_points().as_ref());
             client.set_thread_pool(server.thread_pool().as_ref());
             client.set_content_length_limit(server.content_length_limit());
@@ -210,6 +202,8 @@ mod imp {
         /// Where its player is.
         address: OnceLock<IpAddr>,
         doors: OnceLock<Doors>,
+        /// Those of all connections.
+        sessions: OnceLock<Sessions>,
         asked: Mutex<HashSet<StreamId>>,
         seat: OnceLock<Seat>,
         session_timeout_s: OnceLock<u32>,
@@ -267,7 +261,8 @@ mod imp {
 
         fn pre_setup_request(&self, ctx: &RTSPContext) -> RTSPStatusCode {
             self.has_media.store(true, Ordering::Relaxed);
-            if super::is_one_too_many(self.obj().session_pool(), ctx) {
+            let sessions = self.sessions.get();
+            if sessions.is_some_and(|sessions| super::is_one_too_many(sessions, ctx)) {
                 // As when there is no room for another session at all.
                 return RTSPStatusCode::MethodNotValidInThisState;
             }
