@@ -30,16 +30,19 @@ impl Terminal {
 
     /// Opens one on which a shell has prepared something.
     fn open_after(home: &Home, prepare: &str) -> Self {
-        let program = env!("CARGO_BIN_EXE_iceflix");
         let bin = home.dir.path().join("bin");
         let command = format!(
-            "{prepare} && PATH='{}' exec '{program}' --main {} --ca {}",
+            "{prepare} && PATH='{}' exec {}",
             bin.display(),
-            home.cluster.main,
-            home.cluster.ca()
+            iceflix(home)
         );
+        Self::run(home, &command)
+    }
+
+    /// Opens one in which a shell runs this.
+    fn run(home: &Home, command: &str) -> Self {
         let mut child = Command::new("script")
-            .args(["--quiet", "--return", "--command", &command, "/dev/null"])
+            .args(["--quiet", "--return", "--command", command, "/dev/null"])
             .env("HOME", home.dir.path())
             .env_remove("XDG_STATE_HOME")
             .env("TERM", "xterm")
@@ -104,6 +107,16 @@ impl Terminal {
             std::thread::sleep(std::time::Duration::from_millis(10));
         }
     }
+}
+
+/// The client, as a shell is told to start it.
+fn iceflix(home: &Home) -> String {
+    let program = env!("CARGO_BIN_EXE_iceflix");
+    format!(
+        "'{program}' --main {} --ca {}",
+        home.cluster.main,
+        home.cluster.ca()
+    )
 }
 
 impl Drop for Terminal {
@@ -260,4 +273,23 @@ fn two_prompts_share_one_session() {
     one.press(CTRL_D);
     two.press(CTRL_D);
     assert_eq!((one.ends(), two.ends()), (0, 0));
+}
+
+/// A shell need not put the terminal right after a program that was interrupted, and many do not.
+#[test]
+fn a_login_that_is_interrupted_leaves_the_terminal_as_it_was() {
+    let home = Home::new();
+    let command = format!(
+        "stty -a >before; trap : INT; {} login admin; echo ended with $?; \
+         stty -a >after; diff before after && echo as it was",
+        iceflix(&home)
+    );
+    let mut terminal = Terminal::run(&home, &command);
+    terminal.sees("Password of admin: ");
+    terminal.press("half a pass");
+    terminal.press(CTRL_C);
+    // By the signal (2), as a shell tells it.
+    terminal.sees("ended with 130");
+    terminal.sees("as it was");
+    assert_eq!(terminal.ends(), 0);
 }

@@ -7,6 +7,7 @@ pub mod words;
 use crate::error::Error;
 use crate::output::{Notifier, say};
 use complete::{Choice, complete};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use nix::sys::termios::{LocalFlags, SetArg, Termios, tcgetattr, tcsetattr};
 use rustyline::completion::{Candidate, Completer};
 use rustyline::error::ReadlineError;
@@ -209,6 +210,8 @@ impl Terminal {
 
 /// Reads an answer that does not show, from this process's terminal.
 pub fn hidden(question: &str) -> Result<Heard, Error> {
+    // Dropped last: Ctrl-C ends this process when the terminal has been put back, not before.
+    let _later = Later::begin();
     // Before the question is there: who answers at once must not be shown, nor lose a key.
     let _quiet = Quiet::begin();
     match rpassword::prompt_password(question) {
@@ -240,6 +243,26 @@ impl Drop for Quiet {
     fn drop(&mut self) {
         if let Err(error) = tcsetattr(std::io::stdin(), SetArg::TCSADRAIN, &self.0) {
             tracing::debug!(%error, "the terminal's mode was not put back");
+        }
+    }
+}
+
+/// This thread's own SIGINT, with which `rpassword` says that there was a Ctrl-C, comes when this is
+/// dropped.
+struct Later(SigSet);
+
+impl Later {
+    fn begin() -> Option<Self> {
+        let interrupt = SigSet::from_iter([Signal::SIGINT]);
+        let before = interrupt.thread_swap_mask(SigmaskHow::SIG_BLOCK).ok()?;
+        Some(Self(before))
+    }
+}
+
+impl Drop for Later {
+    fn drop(&mut self) {
+        if let Err(error) = self.0.thread_set_mask() {
+            tracing::debug!(%error, "the thread's signals were not let in again");
         }
     }
 }
