@@ -155,6 +155,14 @@ mod tests {
     }
 
     proptest! {
+        /// A hearer that knew a number a little otherwise would never agree with its speaker.
+        #[test]
+        fn a_number_is_heard_as_it_was_said(number in any::<f64>().prop_filter("JSON has no other", |n| n.is_finite())) {
+            let entries = Entries::from([("film".into(), Value::from(number))]);
+            let heard = assemble(pieces(&split(1, 2, entries.clone())));
+            prop_assert_eq!(heard.map(|heard| heard.entries), Some(entries));
+        }
+
         #[test]
         fn no_bytes_make_the_decoder_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = decode::<Piece>(&bytes);
