@@ -45,11 +45,12 @@ impl Sessions {
         pools.iter().flat_map(|pool| pool.filter(None)).collect()
     }
 
-    /// Whether there is no room for another, whosesoever.
+    /// Whether there is no room for another, whosesoever. Those whose connection is gone hold
+    /// nothing any more, until they are swept away.
     pub(super) fn are_full(&self) -> bool {
-        let pools = self.pools();
-        let there: u32 = pools.values().map(RTSPSessionPool::n_sessions).sum();
-        usize::try_from(there).unwrap_or(usize::MAX) >= self.limit
+        let sessions = self.all();
+        let busy = sessions.iter().filter(|it| !it.filter(None).is_empty());
+        busy.count() >= self.limit
     }
 
     /// How many play the stream.
