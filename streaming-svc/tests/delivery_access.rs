@@ -147,19 +147,35 @@ fn a_running_sessions_id_is_worth_nothing_at_another_address() {
         player.set_up();
         assert_eq!(player.request("PLAY", &[]).status, 200);
         player.read_both_tracks(5);
-        let session = player.session.clone().unwrap();
+        let socket = UdpSocket::bind((LOCALHOST, 0)).unwrap();
+        socket
+            .set_read_timeout(Some(Duration::from_secs(20)))
+            .unwrap();
+        let mut over_udp = Player::connect(&url);
+        over_udp.set_up_udp(socket.local_addr().unwrap().port());
+        assert_eq!(over_udp.request("PLAY", &[]).status, 200);
+        let sessions = [&player, &over_udp].map(|player| player.session.clone().unwrap());
+        let known = sessions.iter().flat_map(|session| with_session(session));
         let made_up = "0123456789abcdef";
-        for (known, unknown) in with_session(&session).iter().zip(&with_session(made_up)) {
+        let unknown = sessions.iter().flat_map(|_| with_session(made_up));
+        for (known, unknown) in known.zip(unknown) {
             let ask = |(method, part, headers): &(&'static str, &'static str, Vec<String>)| {
                 let headers = headers.iter().map(String::as_str).collect();
                 answer(&url, OTHER, &(*method, *part, headers))
             };
-            let refused = ask(known);
-            assert_eq!(refused, ask(unknown), "{known:?}");
+            let refused = ask(&known);
+            assert_eq!(refused, ask(&unknown), "{known:?}");
             assert_eq!(refused.status, 454, "{known:?}");
         }
         // A second of the film, for the server to have noticed that the strangers are gone.
         player.read_both_tracks(50);
+        // What waited here came before.
+        socket.set_nonblocking(true).unwrap();
+        while socket.recv(&mut [0; 2048]).is_ok() {}
+        socket.set_nonblocking(false).unwrap();
+        for _ in 0..20 {
+            socket.recv(&mut [0; 2048]).unwrap();
+        }
         assert_eq!(player.request("PAUSE", &[]).status, 200);
         assert_eq!(player.request("TEARDOWN", &[]).status, 200);
     }
@@ -304,4 +320,86 @@ fn the_sessions_of_all_addresses_together_are_limited() {
         delivery.players(&stream) == 1
     });
     assert_eq!(set_up(&mut elsewhere), 200);
+}
+
+/// Who names a stream from elsewhere takes no place from those who may play it, and is seated and
+/// sent away like anybody who made up an id.
+#[test]
+fn strangers_at_another_address_crowd_out_nobody_who_may_play() {
+    let config = DeliveryConfig {
+        max_connections: Some(24),
+        ..DeliveryConfig::default()
+    };
+    let (folder, delivery) = (folder(), Delivery::start(config).unwrap());
+    let (_, url) = mount_for(&delivery, LOCALHOST, 3, &folder);
+    let unknown = delivery.url(&StreamId::random(), LOCALHOST);
+    let mut owner = Player::connect(&url);
+    assert_eq!(owner.request("OPTIONS", &[]).status, 200);
+    for named in [&url, &unknown] {
+        let mut strangers = Vec::new();
+        for _ in 0..4 {
+            let mut stranger = Player::connect_from(named, OTHER);
+            assert_eq!(stranger.request("OPTIONS", &[]).status, 200);
+            strangers.push(stranger);
+        }
+        // There is room for three (an eighth of all): the oldest had to go.
+        strangers.remove(0).read_to_end();
+    }
+    owner.set_up();
+    assert_eq!(owner.request("PLAY", &[]).status, 200);
+    owner.read_packets(20);
+}
+
+/// Nor does it help to come back to a session of one's own that plays nothing any more.
+#[test]
+fn a_session_that_was_left_is_no_way_around_the_limit() {
+    let config = DeliveryConfig {
+        max_connections: Some(3),
+        ..DeliveryConfig::default()
+    };
+    let (folder, delivery) = (folder(), Delivery::start(config).unwrap());
+    let film = Clip::mp4(3).make(&folder);
+    let (stream, url) = mount(&delivery, film);
+    let track = format!("{url}/stream=0");
+    let mut left = Player::connect(&url);
+    let answer = left.request_to("SETUP", &track, &[INSIDE]);
+    let session = format!(
+        "Session: {}",
+        answer.headers["session"].split(';').next().unwrap()
+    );
+    drop(left);
+    wait_for("nobody plays", || delivery.players(&stream) == 0);
+    let mut others = Player::connect_from(&url, OTHER);
+    for _ in 0..3 {
+        assert_eq!(others.request_to("SETUP", &track, &[INSIDE]).status, 200);
+    }
+    let mut back = Player::connect(&url);
+    let status = back.request_to("SETUP", &track, &[INSIDE, &session]).status;
+    assert!([454, 455].contains(&status), "{status}");
+    assert_eq!(delivery.players(&stream), 3);
+}
+
+#[test]
+fn a_session_that_plays_many_streams_takes_the_places_of_many() {
+    let config = DeliveryConfig {
+        max_connections: Some(2),
+        ..DeliveryConfig::default()
+    };
+    let (folder, delivery) = (folder(), Delivery::start(config).unwrap());
+    let film = Clip::mp4(3).make(&folder);
+    let urls: Vec<String> = (0..3).map(|_| mount(&delivery, film.clone()).1).collect();
+    let mut player = Player::connect(&urls[0]);
+    let statuses = [0, 1, 2].map(|n| {
+        let (channel, track) = (2 * n, format!("{}/stream=0", urls[n]));
+        let transport = format!(
+            "Transport: RTP/AVP/TCP;unicast;interleaved={channel}-{}",
+            channel + 1
+        );
+        let answer = player.request_to("SETUP", &track, &[&transport]);
+        if let Some(session) = answer.headers.get("session") {
+            player.session = session.split(';').next().map(str::to_owned);
+        }
+        answer.status
+    });
+    assert_eq!(statuses, [200, 200, 455]);
 }

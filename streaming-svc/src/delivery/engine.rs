@@ -6,11 +6,11 @@ use super::{
     film::{FilmFactory, FilmSource},
     lobby::{self, Lobby},
     player::{Limits, PlayerClient, PlayerServer, mount_path, session_plays},
-    sessions::Sessions,
+    sessions::{self, Sessions},
     usher::Usher,
 };
 use gst::glib;
-use gst_rtsp_server::{RTSPMountPoints, RTSPSession, RTSPThreadPool, prelude::*};
+use gst_rtsp_server::{RTSPMountPoints, RTSPThreadPool, prelude::*};
 use iceflix_core::api::StreamId;
 use std::{
     collections::HashMap,
@@ -79,9 +79,9 @@ impl Engine {
 
         let main_loop = glib::MainLoop::new(Some(&context), false);
         let streams = Arc::<Mutex<HashMap<_, _>>>::default();
-        let mounted = Arc::clone(&streams);
-        let usher = Usher::new(server.clone(), limit, move |stream| {
-            lock(&mounted).contains_key(stream)
+        let open = doors.clone();
+        let usher = Usher::new(server.clone(), limit, move |stream, address| {
+            open.is_open(stream, Some(address))
         });
         let sources = vec![usher.looking(), sweeping(server.clone(), sessions.clone())];
         for source in &sources {
@@ -149,7 +149,6 @@ impl Engine {
     /// Ends the stream for one connection, in that connection's thread.
     fn end(&self, player: PlayerClient, stream: StreamId) -> impl Future<Output = ()> + use<> {
         let (done, ended) = oneshot::channel();
-        let sessions = self.sessions.clone();
         // Whether anything else is still there for it was a question for now: what is mounted later
         // was not asked for before.
         let keep = {
@@ -161,9 +160,10 @@ impl Engine {
         };
         if let Some(context) = player.context() {
             context.invoke(move || {
+                let pool = player.session_pool();
                 for session in player.session_filter(None) {
-                    if session_plays(&session, &stream) {
-                        sessions.end(&session);
+                    if let (Some(pool), true) = (&pool, session_plays(&session, &stream)) {
+                        sessions::end(pool, &session);
                     }
                 }
                 if !keep {
@@ -245,36 +245,34 @@ fn sweeping(server: PlayerServer, sessions: Sessions) -> glib::Source {
     )
 }
 
-fn sweep(server: &PlayerServer, sessions: &Sessions) {
+fn sweep(server: &PlayerServer, all: &Sessions) {
     let now = glib::monotonic_time();
-    sessions.tidy();
-    let mut silent = sessions.all();
-    silent.retain(|session| session.is_expired_usec(now));
+    all.tidy();
+    let mut silent = all.all();
+    silent.retain(|(_, session)| sessions::is_over(session, now, SWEEP));
     if silent.is_empty() {
         return;
     }
     for player in server.players() {
-        let expired: Vec<RTSPSession> = player
-            .session_filter(None)
+        let held = player.session_filter(None);
+        let (expired, others) = silent
             .into_iter()
-            .filter(|session| silent.contains(session))
-            .collect();
-        silent.retain(|session| !expired.contains(session));
+            .partition::<Vec<_>, _>(|(_, session)| held.contains(session));
+        silent = others;
         if let (false, Some(context)) = (expired.is_empty(), player.context()) {
-            let sessions = sessions.clone();
             context.invoke(move || {
-                for session in expired {
+                for (pool, session) in expired {
                     if session.is_expired_usec(glib::monotonic_time()) {
                         tracing::info!("a silent player's session was ended");
-                        sessions.end(&session);
+                        sessions::end(&pool, &session);
                     }
                 }
             });
         }
     }
     // What is left belongs to no connection any more.
-    for session in silent {
-        sessions.end(&session);
+    for (pool, session) in silent {
+        sessions::end(&pool, &session);
     }
 }
 

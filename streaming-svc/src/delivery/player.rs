@@ -91,8 +91,8 @@ pub(super) fn mount_path(stream: &StreamId) -> String {
     format!("/{stream}")
 }
 
-/// Whether SETUP would make one session more than there may be: of all streams together, or of this
-/// one, of which each takes a pipeline and a place among those of all.
+/// Whether SETUP would make one more than there may be: of all that is played, or of this stream,
+/// of which each takes a pipeline and a place among all.
 fn is_one_too_many(sessions: &Sessions, ctx: &RTSPContext) -> bool {
     let stream = ctx
         .uri()
@@ -100,14 +100,11 @@ fn is_one_too_many(sessions: &Sessions, ctx: &RTSPContext) -> bool {
     let Some(stream) = stream else {
         return false;
     };
-    match ctx.session() {
-        // Another track of a session that it has.
-        Some(session) if session_plays(session, &stream) => false,
-        session => {
-            (session.is_none() && sessions.are_full())
-                || sessions.playing(&stream) >= SESSIONS_OF_ONE_STREAM
-        }
-    }
+    // Another track of what it plays.
+    let more = ctx
+        .session()
+        .is_some_and(|session| session_plays(session, &stream));
+    !more && (sessions.are_full() || sessions.playing(&stream) >= SESSIONS_OF_ONE_STREAM)
 }
 
 /// Whether the session has a media of this stream.

@@ -1,7 +1,8 @@
 //! The usher: gives connections from the lobby a seat with the RTSP server, and keeps an eye on
 //! them.
 //!
-//! Whoever names a mounted stream knows its secret id; everybody else is a stranger. There is room
+//! Whoever names a stream that may be fetched from where they are knows its secret id; everybody
+//! else is a stranger, also who read the id of another address's stream off the network. There is room
 //! for a few strangers only, for a short time, and the oldest goes for the newest, so that they
 //! take no seats from viewers. Of anybody, no more is read than a player has to say: the server
 //! itself reads requests without end.
@@ -15,7 +16,7 @@ use gst_rtsp_server::{gio, prelude::*};
 use iceflix_core::api::StreamId;
 use nix::{getsockopt_impl, libc, sockopt_impl, sys::socket::getsockopt};
 use std::{
-    net::{Shutdown, TcpStream},
+    net::{IpAddr, Shutdown, TcpStream},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -46,11 +47,14 @@ const BURST: u64 = 256 << 10;
 /// every 5 s, a request every 30.
 const RATE: u64 = 8 << 10;
 
+/// Whether there is such a stream for players at an address.
+type IsOpen = dyn Fn(&StreamId, IpAddr) -> bool + Send + Sync;
+
 /// The connections that have a seat.
 #[derive(Clone)]
 pub(super) struct Usher {
     server: PlayerServer,
-    is_mounted: Arc<dyn Fn(&StreamId) -> bool + Send + Sync>,
+    is_open: Arc<IsOpen>,
     strangers: usize,
     seats: Arc<Mutex<Seats>>,
 }
@@ -67,7 +71,9 @@ struct Seat {
     client: glib::WeakRef<PlayerClient>,
     /// Another handle to its connection; gone with it, so that its other end hears of that.
     socket: TcpStream,
-    /// The stream that its first request named, if that was mounted.
+    /// Where its other end is.
+    address: IpAddr,
+    /// The stream that its first request named, if there was such a stream for it.
     stream: Option<StreamId>,
     arrived: Instant,
     /// It was told to go, which its thread has not noticed yet.
@@ -94,15 +100,16 @@ impl Seat {
 }
 
 impl Usher {
-    /// For this server, which seats so many. `is_mounted` says whether there is such a stream.
+    /// For this server, which seats so many. `is_open` says whether there is such a stream for
+    /// players at an address.
     pub(super) fn new(
         server: PlayerServer,
         seats: usize,
-        is_mounted: impl Fn(&StreamId) -> bool + Send + Sync + 'static,
+        is_open: impl Fn(&StreamId, IpAddr) -> bool + Send + Sync + 'static,
     ) -> Self {
         let usher = Self {
             server,
-            is_mounted: Arc::new(is_mounted),
+            is_open: Arc::new(is_open),
             strangers: (seats / 8).clamp(2, STRANGERS),
             seats: Arc::default(),
         };
@@ -136,7 +143,9 @@ impl Usher {
 
     /// Gives a connection to the server; to be called in the server's context.
     pub(super) fn admit(&self, arrived: Arrived) {
-        let stream = arrived.stream.filter(|stream| (self.is_mounted)(stream));
+        let address = arrived.peer.ip();
+        let is_open = |stream: &StreamId| (self.is_open)(stream, address);
+        let stream = arrived.stream.filter(is_open);
         if !self.make_room(stream) {
             return;
         }
@@ -146,7 +155,7 @@ impl Usher {
         ) else {
             return;
         };
-        let number = self.seat(socket, stream);
+        let number = self.seat(socket, address, stream);
         let taken = self.server.take(&given, arrived.peer, &arrived.said);
         if taken.is_err() {
             // There was no seat, which was logged.
@@ -155,7 +164,7 @@ impl Usher {
     }
 
     /// A new seat for a connection, by its number.
-    fn seat(&self, socket: TcpStream, stream: Option<StreamId>) -> u64 {
+    fn seat(&self, socket: TcpStream, address: IpAddr, stream: Option<StreamId>) -> u64 {
         let now = Instant::now();
         let mut seats = lock(&self.seats);
         seats.last += 1;
@@ -164,6 +173,7 @@ impl Usher {
             number,
             client: glib::WeakRef::new(),
             socket,
+            address,
             stream,
             arrived: now,
             going: AtomicBool::new(false),
@@ -181,7 +191,7 @@ impl Usher {
         lock(&self.seats).all.clone()
     }
 
-    /// Whether it has to do with a stream that there is.
+    /// Whether it has nothing to do with any stream that there is for it.
     fn is_stranger(&self, seat: &Seat) -> bool {
         let mut known = seat.stream.into_iter().chain(
             // It may have asked for one since.
@@ -190,7 +200,7 @@ impl Usher {
                 .map(|player| player.asked())
                 .unwrap_or_default(),
         );
-        !known.any(|stream| (self.is_mounted)(&stream))
+        !known.any(|stream| (self.is_open)(&stream, seat.address))
     }
 
     /// Closes somebody when there are too many of the newcomer's sort; false when nobody can go.
