@@ -116,6 +116,25 @@ impl CatalogService {
 }
 
 impl CatalogService {
+    /// Sets or takes away tags, and writes that down. Not which: they are the user's own words.
+    async fn tag(
+        &self,
+        action: &'static str,
+        token: Token,
+        id: MediaId,
+        tags: &[String],
+        value: Option<Value>,
+    ) -> Result<(), CatalogError> {
+        let (verifier, by, from) = (self.verifier.clone(), token.clone(), self.from);
+        let asked = self.audit.begin(action, move |event| {
+            let who = verifier.whose(&by);
+            event.by(who.as_ref()).on_film(id).from(from)
+        });
+        let result = self.set_tags(&token, id, tags, value).await;
+        asked.ends(result.as_ref().err().map(reason));
+        result
+    }
+
     async fn try_rename(&self, token: &Token, id: MediaId, name: &str) -> Result<(), CatalogError> {
         if self.caller(token).await?.role != Role::Admin {
             return Err(CatalogError::NotAdmin);
@@ -195,7 +214,7 @@ impl Catalog for CatalogService {
         id: MediaId,
         tags: Vec<String>,
     ) -> Result<(), CatalogError> {
-        self.set_tags(&token, id, &tags, Some(Value::Bool(true)))
+        self.tag("add_tags", token, id, &tags, Some(Value::Bool(true)))
             .await
     }
 
@@ -206,7 +225,7 @@ impl Catalog for CatalogService {
         id: MediaId,
         tags: Vec<String>,
     ) -> Result<(), CatalogError> {
-        self.set_tags(&token, id, &tags, None).await
+        self.tag("remove_tags", token, id, &tags, None).await
     }
 
     async fn rename_tile(

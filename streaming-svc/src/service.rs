@@ -241,6 +241,22 @@ impl StreamingService {
         self.made(stream.map_err(not_opened)?)
     }
 
+    async fn try_renew(&self, token: &Token, stream: &StreamId) -> Result<(), StreamError> {
+        let identity = self.verifier.check(token).await?;
+        let seen = self.streams.get(stream);
+        // Not an admin's business: a renewal makes the stream the renewer's own.
+        match seen.is_some_and(|seen| seen.user == identity.user)
+            && self.streams.renew(stream, identity)
+        {
+            true => Ok(()),
+            false => Err(StreamError::UnknownStream),
+        }
+    }
+
+    fn refused(&self, action: &'static str, error: &StreamError, token: &Token) {
+        self.write_down(Event::refused(action, reason(error)), token);
+    }
+
     fn write_down(&self, event: Event, token: &Token) {
         let who = self.verifier.whose(token);
         self.audit.record(&event.by(who.as_ref()).from(self.client));
@@ -297,15 +313,11 @@ impl Streaming for StreamingService {
         token: Token,
         stream: StreamId,
     ) -> Result<(), StreamError> {
-        let identity = self.verifier.check(&token).await?;
-        let seen = self.streams.get(&stream);
-        // Not an admin's business: a renewal makes the stream the renewer's own.
-        match seen.is_some_and(|seen| seen.user == identity.user)
-            && self.streams.renew(&stream, identity)
-        {
-            true => Ok(()),
-            false => Err(StreamError::UnknownStream),
+        let renewed = self.try_renew(&token, &stream).await;
+        if let Err(error) = &renewed {
+            self.refused("renew_stream", error, &token);
         }
+        renewed
     }
 
     async fn stop(self, _: Context, token: Token, stream: StreamId) -> Result<(), StreamError> {
@@ -316,8 +328,15 @@ impl Streaming for StreamingService {
                 self.streams.end(&stream, EndReason::Stopped).await;
             }
             // It has ended, which is what was wanted; or it is not theirs, which is not said.
-            Err(StreamError::UnknownStream) => {}
-            Err(error) => return Err(error),
+            Err(error @ StreamError::UnknownStream) => {
+                if self.streams.get(&stream).is_some() {
+                    self.refused("stop_stream", &error, &token);
+                }
+            }
+            Err(error) => {
+                self.refused("stop_stream", &error, &token);
+                return Err(error);
+            }
         }
         Ok(())
     }
@@ -344,7 +363,7 @@ impl Streaming for StreamingService {
         tokio::select! {
             // A stream that ends because the node stops says so.
             biased;
-            event = self.streams.next_event(&stream) => event.ok_or(StreamError::UnknownStream),
+            event = self.streams.next_event(&stream, self.client) => event.ok_or(StreamError::UnknownStream),
             () = tokio::time::sleep(rpc::patience(&context)) => Ok(StreamEvent::None),
             () = self.stop.cancelled() => Ok(StreamEvent::None),
         }
@@ -380,7 +399,8 @@ impl Streaming for StreamingService {
         token: Token,
         handle: StreamHandle,
     ) -> Result<(), StreamError> {
-        let of = self.theirs(&token).await?;
+        let of = self.theirs(&token).await;
+        let of = of.inspect_err(|error| self.refused("stop_stream", error, &token))?;
         if let Some((stream, media)) = self.streams.listed_as(handle, of.as_deref()) {
             let event = Event::done("stop_stream").stream(&stream);
             self.write_down(event.on_film(media), &token);

@@ -294,9 +294,18 @@ impl Streams {
         }
     }
 
-    /// Waits for the next thing a controller has to know; `None`: there is no such stream.
-    pub async fn next_event(&self, id: &StreamId) -> Option<StreamEvent> {
-        let mut state = self.entry(id)?.state.subscribe();
+    /// Waits for the next thing a controller at this address has to know; `None`: there is no such
+    /// stream for it.
+    pub async fn next_event(&self, id: &StreamId, from: IpAddr) -> Option<StreamEvent> {
+        let entry = self.entry(id)?;
+        let Asker {
+            from: owner,
+            any_host,
+        } = entry.asker;
+        if !Access::to(owner, any_host).allows(from) {
+            return None;
+        }
+        let mut state = entry.state.subscribe();
         let event = state.wait_for(|state| *state != State::Playing).await;
         match *event.ok()? {
             State::Wanted => Some(StreamEvent::RenewalWanted),

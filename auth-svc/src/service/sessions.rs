@@ -36,7 +36,9 @@ impl AuthService {
         if self.accounts.was_ended(session) {
             return Ok(());
         }
+        // Asked of the other authenticators, it may take a while.
         let found = self.accounts.session(session).await;
+        let _deciding = self.deciding(token).await?;
         let allowed = found.filter(|of| of.user == caller.user || caller.role == Role::Admin);
         let of = allowed.ok_or(AuthError::UnknownSession)?;
         self.accounts.end_session(session).await?;

@@ -291,9 +291,11 @@ async fn what_an_admin_asked_for_is_not_done_once_they_are_revoked() {
         let mut revoke = Box::pin(service.try_revoke_user(&token, "ada"));
         let film = MediaId::from_bytes([1; 32]);
         let mut grant = Box::pin(service.try_grant(&token, SessionId::random(), film, 1));
+        let mut end = Box::pin(service.try_end_session(&token, ada.session));
         begin(&mut add).await;
         begin(&mut revoke).await;
         begin(&mut grant).await;
+        begin(&mut end).await;
         match demoted {
             true => {
                 let role = Role::User;
@@ -305,10 +307,11 @@ async fn what_an_admin_asked_for_is_not_done_once_they_are_revoked() {
         service.say_epoch(admin.clone());
         drop(deciding);
         let refused = Err(AuthError::Unauthorized(TokenError::Revoked));
-        let (add, revoke, grant) = tokio::join!(add, revoke, grant);
+        let (add, revoke, grant, end) = tokio::join!(add, revoke, grant, end);
         assert_eq!(answer(add), refused);
         assert_eq!(answer(revoke), refused);
         assert_eq!(answer(grant.map(drop)), refused);
+        assert_eq!(answer(end), refused);
         assert!(accounts.user_here("eve").is_none());
         assert!(accounts.session_here(ada.session).is_some());
         assert_eq!(accounts.grants_of(&admin), 0);
