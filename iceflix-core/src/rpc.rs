@@ -11,7 +11,7 @@ mod frames;
 pub mod link;
 pub mod serve;
 
-pub use call::{CallError, Caller, Effort, Stub};
+pub use call::{AttemptError, CallError, Caller, Effort, Stub};
 pub use cluster::Cluster;
 #[doc(hidden)]
 pub use codec::read_all;

@@ -17,7 +17,7 @@ use iceflix_core::{
     },
     files,
     renewal::Contacts,
-    rpc::{Caller, Security},
+    rpc::{AttemptError, CallError, Caller, Security},
     trust::{Authority, Credential, Invitation, invitation::InvitationSecret},
 };
 use std::{collections::BTreeSet, net::SocketAddr, path::Path, time::Duration};
@@ -280,7 +280,7 @@ async fn redeem(
 ) -> anyhow::Result<Welcome> {
     let security = Security::client(inviting.fingerprint)?;
     let caller = Caller::by_address(security);
-    let mut tries = TRIES;
+    let (mut tries, mut sent) = (TRIES, false);
     loop {
         tries -= 1;
         let asked = caller.call_at(
@@ -291,7 +291,17 @@ async fn redeem(
                 async move { auth.join(context, secret, requests).await }
             },
         );
-        match asked.await {
+        let asked = asked.await;
+        // Only what went wrong after the certificate was seen and found right.
+        let source = asked.as_ref().err();
+        sent |= matches!(
+            source,
+            Some(CallError::Unreachable {
+                source: AttemptError::Call(_),
+                ..
+            })
+        );
+        match asked {
             Ok(answer) => {
                 let welcome = answer.map_err(|error: AuthError| anyhow!("{error}"))?;
                 anyhow::ensure!(
@@ -302,10 +312,16 @@ async fn redeem(
                 return Ok(welcome);
             }
             Err(_) if tries > 0 => tokio::time::sleep(Duration::from_millis(500)).await,
-            Err(error) => {
+            Err(error) if !sent => {
                 return Err(anyhow!(
                     "the authenticator that made the invitation does not answer, or is not of the \
                      cluster whose fingerprint the line has, so its secret was not sent: {error}"
+                ));
+            }
+            Err(error) => {
+                return Err(anyhow!(
+                    "the authenticator that made the invitation was asked and did not answer, so \
+                     it may have been taken up: {error}. Try again with the same line"
                 ));
             }
         }
