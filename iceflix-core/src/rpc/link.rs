@@ -366,3 +366,6 @@ impl ServerCertVerifier for Expecting {
             .supported_schemes()
     }
 }
+
+#[cfg(test)]
+mod tests;
