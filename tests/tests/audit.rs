@@ -1,14 +1,12 @@
-//! The audit log of a whole cluster of real programs; and that no secret is in it, nor in anything
-//! else that is logged or stored.
+//! The audit log of a whole cluster of real programs. That no secret is in it is in `secrets.rs`.
 
 // Helpers of tests, which clippy does not see as tests.
 #![allow(clippy::unwrap_used)]
 
-use base64::{Engine as _, prelude::BASE64_STANDARD};
 use iceflix_core::{
     api::{
         Kind, MediaId, PageRequest, SessionId,
-        auth::{AuthError, AuthenticatorClient, Role, SessionProof, Token},
+        auth::{AuthError, AuthenticatorClient, Role, Token},
         catalog::{CatalogClient, CatalogError},
         streaming::{StreamError, StreamingClient},
     },
@@ -20,16 +18,9 @@ use iceflix_tests::{
 };
 use nix::sys::signal::Signal;
 use serde_json::Value;
-use std::{
-    fs,
-    net::SocketAddr,
-    path::{Path, PathBuf},
-};
+use std::{fs, net::SocketAddr, path::Path};
 
-/// What somebody types as a name who means a password.
-const TYPED_AS_NAME: &str = "swordfish in the wrong field";
-
-/// Programs that log all they can, and a Main in this process.
+/// Programs, and a Main in this process.
 struct Programs {
     cluster: Cluster,
     running: Vec<Process>,
@@ -47,7 +38,6 @@ impl Programs {
             common.listen = *at;
             let dir = cluster.dir.path();
             let mut flags = flags(&common);
-            flags.push("--log=trace".into());
             match kind {
                 Kind::Auth => {
                     let file = dir.join("admin.password");
@@ -114,44 +104,8 @@ fn says(line: &Value, wanted: &[(&str, &str)]) -> bool {
     wanted.iter().all(|(field, value)| line[*field] == *value)
 }
 
-fn files(dir: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(dir).unwrap();
-    let paths = entries.map(|entry| entry.unwrap().path());
-    paths
-        .flat_map(|path| match path.is_dir() {
-            true => files(&path),
-            false => vec![path],
-        })
-        .collect()
-}
-
-/// Bytes, in the ways in which programs print them.
-fn shown(bytes: &[u8]) -> Vec<Vec<u8>> {
-    let numbers: Vec<String> = bytes[..8].iter().map(u8::to_string).collect();
-    vec![
-        bytes.to_vec(),
-        hex::encode(bytes).into(),
-        numbers.join(",").into(),
-        numbers.join(", ").into(),
-    ]
-}
-
-/// Whether it is a private key's own file.
-fn is_key(file: &Path) -> bool {
-    file.ends_with("key.pem") || file.ends_with("ca.key")
-}
-
-/// A part of the claims and of the signature: either tells as much as the whole.
-fn parts(text: &str) -> Vec<Vec<u8>> {
-    let bytes = text.as_bytes();
-    vec![
-        bytes[10..50].to_vec(),
-        bytes[bytes.len() / 2..][..40].to_vec(),
-    ]
-}
-
 #[tokio::test(flavor = "multi_thread")]
-async fn all_that_matters_is_written_down_and_no_secret_anywhere() {
+async fn all_that_matters_is_written_down() {
     let media = tempfile::tempdir().unwrap();
     film(&media.path().join("film.mp4"), 1, 440);
     let mut programs = Programs::start(media.path()).await;
@@ -161,7 +115,6 @@ async fn all_that_matters_is_written_down_and_no_secret_anywhere() {
     // Users.
     let admin = programs.login("admin", ADMIN_PASSWORD).await.unwrap();
     assert!(programs.login("admin", "a wrong guess").await.is_err());
-    assert!(programs.login(TYPED_AS_NAME, "whatever").await.is_err());
     let token = admin.token();
     programs
         .add_user(&token, "ada", "difference engine")
@@ -199,7 +152,7 @@ async fn all_that_matters_is_written_down_and_no_secret_anywhere() {
         async move { node.stop(context, token, stream).await }
     };
     cluster.at(node, stop).await.unwrap();
-    let lasting = watch(&ada, id).await.unwrap().stream;
+    watch(&ada, id).await.unwrap();
     let again = |node: StreamingClient, context| {
         let token = Some(token.clone());
         async move { node.reannounce_media(context, token).await }
@@ -208,7 +161,6 @@ async fn all_that_matters_is_written_down_and_no_secret_anywhere() {
 
     // Their ends.
     let logout = ada.proof(Purpose::Logout);
-    let proofs: Vec<SessionProof> = vec![ada.proof(Purpose::Renew), logout.clone()];
     let ask = |auth: AuthenticatorClient, context| {
         let logout = logout.clone();
         async move { auth.logout(context, logout).await }
@@ -425,68 +377,5 @@ async fn all_that_matters_is_written_down_and_no_secret_anywhere() {
         assert!(line["time"].as_str().unwrap().ends_with('Z'), "{line}");
         assert!(line.to_string().len() < 1000);
     }
-
-    // No secret is anywhere but in its own file.
-    let mut secrets: Vec<Vec<u8>> = vec![TYPED_AS_NAME.into()];
-    for who in [&admin, &ada] {
-        secrets.extend(parts(&who.token().0));
-        let key = who.key.to_bytes();
-        secrets.extend(shown(&key[..32]));
-    }
-    secrets.extend(proofs.iter().flat_map(|proof| parts(&proof.0)));
-    for (user, password) in [
-        ("admin", ADMIN_PASSWORD),
-        ("admin", "a wrong guess"),
-        ("ada", "difference engine"),
-        ("ada", "analytical engine"),
-        ("eve", "trojan horse"),
-    ] {
-        secrets.push(password.into());
-        secrets.extend(shown(&prehash(user, password).0));
-    }
-    let keys = fs::read_to_string(programs.directory().join("auth-1/signing.key")).unwrap();
-    let keys: Value = serde_json::from_str(&keys).unwrap();
-    for key in ["current", "next"] {
-        let key = hex::decode(keys[key].as_str().unwrap()).unwrap();
-        secrets.extend(shown(&key[..32]));
-    }
-    // The keys of the certificates, and the authority's: as they are kept, and as the bus gets them.
-    let key_files = files(programs.directory())
-        .into_iter()
-        .filter(|file| is_key(file));
-    let mut keys = 0;
-    for file in key_files {
-        let pem = fs::read(&file).unwrap();
-        let text = String::from_utf8(pem.clone()).unwrap();
-        let line = text.lines().nth(1).unwrap();
-        assert!(line.len() >= 40, "{}", file.display());
-        secrets.push(line.into());
-        secrets.extend(shown(&BASE64_STANDARD.decode(line).unwrap()));
-        // Not its beginning, which is that of every key.
-        secrets.push(BASE64_STANDARD.encode(&pem)[80..140].into());
-        keys += 1;
-    }
-    assert!(keys >= 5, "of four services and the authority");
-    let own = [Path::new("admin.password"), Path::new("auth-1/signing.key")];
-    let mut scanned = 0;
-    for file in files(programs.directory()) {
-        let name = file.strip_prefix(programs.directory()).unwrap();
-        if own.contains(&name) || is_key(name) {
-            continue;
-        }
-        let bytes = fs::read(&file).unwrap();
-        scanned += bytes.len();
-        let holds = |secret: &[u8]| bytes.windows(secret.len()).any(|part| part == secret);
-        for (number, secret) in secrets.iter().enumerate() {
-            assert!(!holds(secret), "secret {number} is in {}", name.display());
-        }
-        if name.ends_with("audit.jsonl") {
-            for stream in [stream, lasting] {
-                assert!(!holds(stream.to_string().as_bytes()), "a stream's id");
-            }
-        }
-    }
-    let log = fs::read_to_string(programs.directory().join("auth.log")).unwrap();
-    assert!(log.contains("logged in") && scanned > 100_000, "a full log");
     programs.cluster.stop().await;
 }

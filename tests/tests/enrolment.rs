@@ -11,6 +11,7 @@ use iceflix_core::{
         Instance, InstanceId, Kind,
         auth::{AuthError, AuthenticatorClient, CertificateRequest, Token},
         main::DirectoryView,
+        streaming::StreamEvent,
     },
     config::Common,
     renewal::Contacts,
@@ -23,8 +24,12 @@ use iceflix_core::{
     },
 };
 use iceflix_tests::{
-    cluster::{Cluster, PATIENCE, until_listed, wait_for},
+    cluster::{Cluster, PATIENCE, film, until_listed, wait_for},
     identity,
+    players::{
+        rtsp::Client,
+        viewer::{Viewer, Watched},
+    },
 };
 use std::{
     net::SocketAddr,
@@ -34,7 +39,7 @@ use std::{
     },
     time::Duration,
 };
-use tokio::sync::watch;
+use tokio::{sync::watch, time::timeout};
 
 /// Calls with a certificate.
 fn caller_as(credential: Credential) -> Caller {
@@ -129,9 +134,41 @@ async fn changes(mut directory: watch::Receiver<Arc<DirectoryView>>) -> Vec<Vec<
     changes
 }
 
+/// Sees to it, again and again, that the only film is there to be played.
+async fn stays_listed(cluster: &Cluster) {
+    loop {
+        let films = cluster.films().await.unwrap();
+        let there = films.len() == 1 && films[0].available && films[0].providers == 1;
+        assert!(there, "{films:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Goes on with a stream whenever its node wants that.
+async fn goes_on(viewer: &Viewer<'_>, watched: &Watched) {
+    loop {
+        match viewer.next_event(watched).await.unwrap() {
+            StreamEvent::None => {}
+            StreamEvent::RenewalWanted => viewer.renew(watched).await.unwrap(),
+            StreamEvent::Ended(reason) => panic!("the stream ended: {reason:?}"),
+        }
+    }
+}
+
+/// Reads what a player gets, without a break.
+async fn plays_on(player: &mut Client) {
+    loop {
+        // They come within a second.
+        let more = timeout(Duration::from_secs(3), player.read_packets(20)).await;
+        more.expect("there is a break").unwrap();
+    }
+}
+
 /// A cluster in which the instance of that name renews its certificate every few seconds, while
-/// somebody calls.
+/// somebody calls and somebody watches a film.
 async fn renewed_again_and_again(short: &str) {
+    let media = tempfile::tempdir().unwrap();
+    film(&media.path().join("long.mp4"), 60, 440);
     let lifetime = Duration::from_secs(8);
     let mut cluster = Cluster::empty();
     let for_a_short_time = |cluster: &mut Cluster, name: &str| {
@@ -152,7 +189,14 @@ async fn renewed_again_and_again(short: &str) {
     }
     for_a_short_time(&mut cluster, "catalog-1");
     cluster.add_catalog().await;
+    for_a_short_time(&mut cluster, "streaming-1");
+    cluster.add_node(media.path()).await;
     cluster.until_complete().await;
+    let film_id = cluster.until_films(1).await[0].id;
+    let viewer = Viewer::admin(&cluster).await;
+    let watched = viewer.watch(film_id).await.unwrap();
+    let mut player = Client::connect(watched.url()).await.unwrap();
+    player.play_interleaved().await.unwrap();
     let place = cluster.dir.path().join(short).join("identity");
     let first = Credential::load(&place).unwrap().ends();
 
@@ -184,11 +228,18 @@ async fn renewed_again_and_again(short: &str) {
         .map(|view| tokio::spawn(changes(view.directory())))
         .collect();
     // It was replaced more than once, and the first one is long over.
-    wait_for("it is renewed", async || {
+    let renewed = wait_for("it is renewed", async || {
         let ends = Credential::load(&place).map_or(Duration::ZERO, |known| known.ends());
         ends >= first + lifetime && first < trust::now()
-    })
-    .await;
+    });
+    // Boxed: side by side they are large.
+    tokio::select! {
+        _ = renewed => {}
+        () = Box::pin(stays_listed(&cluster)) => {}
+        () = Box::pin(goes_on(&viewer, &watched)) => {}
+        () = plays_on(&mut player) => {}
+    }
+    assert_eq!(viewer.status(&watched).await.unwrap().players, 1, "{short}");
     stop.store(true, Ordering::Relaxed);
     assert!(asking.await.unwrap() > 100);
     assert_eq!(failed.load(Ordering::Relaxed), 0, "{short}");
@@ -201,13 +252,14 @@ async fn renewed_again_and_again(short: &str) {
     let admin = cluster.admin().await;
     let other = cluster.auths[1].address();
     assert!(cluster.authorised_at(other, &admin.token()).await);
-    cluster.films().await.unwrap();
+    film(&media.path().join("new.mp4"), 1, 880);
+    cluster.until_films(2).await;
     cluster.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn certificates_renew_themselves_unnoticed_and_no_call_fails() {
-    for short in ["main-1", "auth-1", "catalog-1"] {
+    for short in ["main-1", "auth-1", "catalog-1", "streaming-1"] {
         renewed_again_and_again(short).await;
     }
 }
