@@ -30,9 +30,10 @@ static ALONE: Mutex<()> = Mutex::const_new(());
 /// As many as the issue states, if this system lets a process have so many.
 fn many() -> usize {
     let limit = usize::try_from(raise_nofile_limit().unwrap()).unwrap();
-    // Their other ends are this process's, too: of those that say nothing useful, at most 1,024 at
-    // each of the five services' ports and the bus's.
-    (limit / 2).min(10_000)
+    // Their other ends are this process's, too: of those that say nothing useful, at most 1,024 and
+    // 512 on their way out at each of the five services' ports, and 1,024 at each one's on the bus.
+    // And the services need some themselves.
+    (limit / 3).min(10_000)
 }
 
 /// What is said on the connections, one after the other.
