@@ -19,12 +19,15 @@ use accounts::Accounts;
 use anyhow::Context;
 use enrol::Enrolment;
 use iceflix_core::{
-    api::{Kind, auth::Authenticator},
+    api::{
+        Kind,
+        auth::{Authenticator, AuthenticatorRequest, Token},
+    },
     config::{Common, Key, ServiceConfig, Shape, key},
     renewal::Contacts,
     replica::Replica,
     rpc::serve,
-    service::{Node, Running, Server},
+    service::{CATCH_UP, Node, Running, Server},
     span::Span,
     trust::{
         self,
@@ -193,9 +196,15 @@ impl AuthServer {
             &node.topics,
             Kind::Auth,
             &node.instance,
+            accounts::GROWING,
             if had_peers { PEERS } else { Duration::ZERO },
         )
         .await?;
+        let rows = replica.clone();
+        node.catches_up_with(move || {
+            let rows = rows.clone();
+            async move { rows.catch_up(CATCH_UP).await }
+        });
         let accounts = Accounts::new(replica);
         if let Some(file) = &config.admin_password_file {
             let password = tokio::fs::read_to_string(file)
@@ -247,7 +256,12 @@ impl AuthServer {
             .with_enrolment(enrolment)
             .with_longest_grant(config.grant_max);
         let running = node
-            .serve(move |peer, link| serve::channel(link).execute(service.facing(peer).serve()))
+            .serve(
+                || AuthenticatorRequest::IsAuthorized {
+                    token: Token(String::new()),
+                },
+                move |peer, link| serve::channel(link).execute(service.facing(peer).serve()),
+            )
             .await
             .context("announcing")?;
         Ok(Self {

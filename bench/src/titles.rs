@@ -3,9 +3,9 @@
 use crate::world::{PATIENCE, World};
 use anyhow::Context as _;
 use iceflix_core::{
+    announcement::Announcement,
     api::{InstanceId, Kind, MediaId, PageRequest, catalog::CatalogClient},
     feed::Speaker,
-    membership::Announcement,
     topics::{Entries, MediaItem},
 };
 use sha2::{Digest as _, Sha256};

@@ -15,14 +15,17 @@ pub use config::Config;
 
 use anyhow::Context as _;
 use iceflix_core::{
-    api::{Kind, catalog::Catalog as _},
+    api::{
+        Kind,
+        catalog::{Catalog as _, CatalogRequest},
+    },
     feed::Hearer,
     replica::Replica,
     rpc::serve,
-    service::{Node, Running, Server},
+    service::{CATCH_UP, Node, Running, Server},
 };
 use service::CatalogService;
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 use store::Store;
 use tarpc::server::Channel as _;
 use tokio::sync::mpsc;
@@ -38,7 +41,7 @@ const DATABASE: &str = "catalog.sqlite";
 pub struct CatalogServer {
     running: Running,
     /// Keeps hearing of films while it lives.
-    hearer: Hearer,
+    hearer: Arc<Hearer>,
     following: DropGuard,
     tasks: TaskTracker,
 }
@@ -47,7 +50,7 @@ impl Server for CatalogServer {
     type Config = Config;
 
     async fn bind(config: Config) -> anyhow::Result<Self> {
-        let node = Node::join(Kind::Catalog, &config.common).await?;
+        let mut node = Node::join(Kind::Catalog, &config.common).await?;
         let (bus, topics) = (&node.bus, &node.topics);
 
         // What people said first: a film's name is then known before a node announces it.
@@ -58,14 +61,18 @@ impl Server for CatalogServer {
             topics,
             Kind::Catalog,
             &node.instance,
+            &[],
             Duration::ZERO,
         )
         .await?;
-        let store = Store::load(replica).await.context("reading the rows")?;
+        let store = Store::load(replica.clone())
+            .await
+            .context("reading the rows")?;
 
         // Then what the nodes have, so that the first question is answered in full.
         let (new_title, new_titles) = mpsc::unbounded_channel();
         let (hearer, mut heard) = Hearer::follow(bus, topics, topics.media(), None).await?;
+        let hearer = Arc::new(hearer);
         while let Ok(heard) = heard.try_recv() {
             follow::hear(&store, heard, &new_title).await;
         }
@@ -87,8 +94,20 @@ impl Server for CatalogServer {
             audit: node.audit.clone(),
             from: node.address().ip(),
         };
+        let (said, announced) = (replica, Arc::clone(&hearer));
+        node.catches_up_with(move || {
+            let (said, announced) = (said.clone(), Arc::clone(&announced));
+            async move {
+                tokio::join!(said.catch_up(CATCH_UP), announced.catch_up(CATCH_UP));
+            }
+        });
         let running = node
-            .serve(move |peer, link| serve::channel(link).execute(service.facing(peer).serve()))
+            .serve(
+                || CatalogRequest::IdsByPrefix {
+                    prefix: "f".repeat(64),
+                },
+                move |peer, link| serve::channel(link).execute(service.facing(peer).serve()),
+            )
             .await?;
         Ok(Self {
             running,

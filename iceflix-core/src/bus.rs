@@ -20,7 +20,7 @@ use settings::Place;
 use std::{
     collections::BTreeSet,
     sync::{Arc, Mutex, PoisonError, RwLock, Weak},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 use tokio::sync::mpsc;
 use zenoh::{
@@ -146,6 +146,17 @@ pub struct Message {
     pub payload: Vec<u8>,
 }
 
+/// What somebody answered, and when that came.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// What was said, on which key.
+    pub message: Message,
+    /// When it came, by this machine's clock.
+    pub came: SystemTime,
+    /// How long after it was asked for.
+    pub after: Duration,
+}
+
 /// An instance came or went.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Alive {
@@ -258,6 +269,16 @@ impl Bus {
         }
         close(before.session).await;
         Ok(())
+    }
+
+    /// Where other nodes reach this one now: `tls/ADDRESS:PORT`.
+    pub fn listens_at(&self) -> Vec<String> {
+        self.present().place.endpoints().to_vec()
+    }
+
+    /// Whether it was left.
+    pub fn is_closed(&self) -> bool {
+        self.session().is_closed()
     }
 
     fn present(&self) -> Present {
@@ -415,7 +436,27 @@ impl Bus {
         question: Vec<u8>,
         timeout: Duration,
     ) -> Result<Vec<Message>, BusError> {
-        let (sender, mut receiver) = mpsc::unbounded_channel();
+        let mut answers = self.ask_each(key, question, timeout).await?;
+        let mut all = Vec::new();
+        while let Some(answer) = answers.recv().await {
+            all.push(answer.message);
+        }
+        Ok(all)
+    }
+
+    /// The same, each answer as it comes and when it came. There are no more when all have
+    /// answered or `timeout` is over.
+    ///
+    /// # Errors
+    /// When the session is closed or the key is not one.
+    pub async fn ask_each(
+        &self,
+        key: &str,
+        question: Vec<u8>,
+        timeout: Duration,
+    ) -> Result<mpsc::UnboundedReceiver<Answer>, BusError> {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let asked = Instant::now();
         self.session()
             .get(key)
             .payload(question)
@@ -424,23 +465,24 @@ impl Bus {
             .timeout(timeout)
             // Answers travel with the question's own setting: a large one waits, none is dropped.
             .congestion_control(CongestionControl::Block)
+            // zenoh drops the callback, and with it the sender, when all have answered or time is
+            // up.
             .callback(move |reply| {
                 if let Ok(sample) = reply.result() {
                     // The receiver is gone only when the asker gave up.
-                    let _ = sender.send(Message {
-                        key: sample.key_expr().to_string(),
-                        payload: sample.payload().to_bytes().into_owned(),
+                    let _ = sender.send(Answer {
+                        message: Message {
+                            key: sample.key_expr().to_string(),
+                            payload: sample.payload().to_bytes().into_owned(),
+                        },
+                        came: SystemTime::now(),
+                        after: asked.elapsed(),
                     });
                 }
             })
             .await
             .map_err(operation("ask on", key))?;
-        let mut answers = Vec::new();
-        // zenoh drops the callback, and with it the sender, when all have answered or time is up.
-        while let Some(answer) = receiver.recv().await {
-            answers.push(answer);
-        }
-        Ok(answers)
+        Ok(receiver)
     }
 }
 

@@ -199,10 +199,14 @@ pub enum Heard {
     Gone(InstanceId),
 }
 
+/// Somebody waits until everyone was asked; told whether anybody answered.
+type Asked = tokio::sync::oneshot::Sender<bool>;
+
 /// Follows all speakers of a topic. Dropping it ends it.
 pub struct Hearer {
-    refresh: mpsc::Sender<tokio::sync::oneshot::Sender<()>>,
+    refresh: mpsc::Sender<Asked>,
     alive: watch::Receiver<BTreeSet<InstanceId>>,
+    heard: watch::Receiver<Option<Instant>>,
     _task: AbortOnDropHandle<()>,
 }
 
@@ -239,6 +243,7 @@ impl Hearer {
         let (sender, receiver) = mpsc::channel(1024);
         let (refresh, refreshes) = mpsc::channel(1);
         let (present, who) = watch::channel(BTreeSet::new());
+        let (last, heard) = watch::channel(None);
         let mut hearing = Hearing {
             bus: bus.clone(),
             topics: topics.clone(),
@@ -246,6 +251,7 @@ impl Hearer {
             except,
             follower: Follower::default(),
             present,
+            last,
             sender,
         };
         let until = Instant::now() + patience;
@@ -261,6 +267,7 @@ impl Hearer {
         let hearer = Self {
             refresh,
             alive: who,
+            heard,
             _task: AbortOnDropHandle::new(task),
         };
         Ok((hearer, receiver))
@@ -272,13 +279,29 @@ impl Hearer {
         self.alive.clone()
     }
 
+    /// When another speaker was last heard, if ever. Each says something every two seconds.
+    pub fn last_heard(&self) -> Option<Instant> {
+        *self.heard.borrow()
+    }
+
     /// Asks all speakers again, and returns when they were heard: for a reader that has met
-    /// something it should know and does not.
-    pub async fn refresh(&self) {
+    /// something it should know and does not. Whether any answered.
+    pub async fn refresh(&self) -> bool {
         let (done, waiting) = tokio::sync::oneshot::channel();
-        if self.refresh.send(done).await.is_ok() {
-            // An error means that the hearer ended; there is nothing to wait for then.
-            let _ = waiting.await;
+        if self.refresh.send(done).await.is_err() {
+            return false;
+        }
+        // An error means that the hearer ended; there is nothing to wait for then.
+        waiting.await.unwrap_or_default()
+    }
+
+    /// Hears everything anew, after this process stood still: asks until somebody answers, if
+    /// anybody ever spoke, at most for `patience`.
+    pub async fn catch_up(&self, patience: Duration) {
+        let others = self.last_heard().is_some();
+        let until = Instant::now() + patience;
+        while !self.refresh().await && others && Instant::now() < until {
+            tokio::time::sleep(AGAIN).await;
         }
     }
 }
@@ -290,6 +313,7 @@ struct Hearing {
     except: Option<InstanceId>,
     follower: Follower,
     present: watch::Sender<BTreeSet<InstanceId>>,
+    last: watch::Sender<Option<Instant>>,
     sender: mpsc::Sender<Heard>,
 }
 
@@ -300,7 +324,7 @@ impl Hearing {
         mut self,
         mut changes: crate::bus::Subscription<Message>,
         mut alive: crate::bus::Subscription<crate::bus::Alive>,
-        mut refreshes: mpsc::Receiver<tokio::sync::oneshot::Sender<()>>,
+        mut refreshes: mpsc::Receiver<Asked>,
     ) {
         let mut asking = Asking::new();
         let mut refreshing = FuturesUnordered::new();
@@ -331,9 +355,10 @@ impl Hearing {
                     Vec::new()
                 }
                 Some((answers, done)) = refreshing.next() => {
+                    let answered = self.any_other(&answers);
                     self.take_in(answers).await;
                     // Whoever asked may have given up.
-                    let _ = done.send(());
+                    let _ = done.send(answered);
                     Vec::new()
                 }
                 () = closed.closed() => return,
@@ -367,6 +392,7 @@ impl Hearing {
         if Some(&speaker) == self.except.as_ref() {
             return Vec::new();
         }
+        self.last.send_replace(Some(Instant::now()));
         match decode::<Changes>(&message.payload) {
             Some(changes) => self.follower.changes(&speaker, changes),
             None => {

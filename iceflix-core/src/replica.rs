@@ -5,6 +5,8 @@
 //! stays as a tombstone. An instance that joins takes the others' rows, then follows their changes
 //! ([`crate::feed`]). Always writable, converges, not linearisable.
 
+mod digest;
+mod exchange;
 mod rows;
 mod store;
 
@@ -13,19 +15,22 @@ pub use store::StoreError;
 
 use crate::{
     api::{InstanceId, Kind},
-    bus::{Bus, BusError},
+    bus::{Answering, Bus, BusError},
     feed::{self, Heard, Hearer, Speaker},
     topics::{Entries, FeedTopic, Topics},
 };
+use exchange::{Answer, Exchange, Question};
+use futures::future::BoxFuture;
+use rand::{Rng as _, seq::IteratorRandom as _};
 use serde_json::Value;
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     path::Path,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::{Duration, Instant},
 };
 use store::Store;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 /// How long peers may take to say a row that is missing here.
@@ -39,6 +44,9 @@ const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// How many rows are asked for at once: whoever makes up names shall not flood the bus.
 const ASKED_AT_ONCE: usize = 8;
+
+/// How often the rows are compared with another instance's, or somewhat more seldom.
+const COMPARE: Duration = Duration::from_secs(5);
 
 /// How many missing rows are remembered.
 const MISSES: usize = 4096;
@@ -95,14 +103,23 @@ struct Inner {
     changed: mpsc::UnboundedSender<Vec<RowChange>>,
     misses: Mutex<Misses>,
     asking: Semaphore,
-    hearing: Mutex<Option<(Hearer, AbortOnDropHandle<()>)>>,
+    exchange: Exchange,
+    hearing: Mutex<Option<Hearing>>,
+}
+
+/// What ends with the replica.
+struct Hearing {
+    hearer: Arc<Hearer>,
+    _answering: Answering,
+    _tasks: [AbortOnDropHandle<()>; 2],
 }
 
 impl Replica {
     /// Opens the database (made if there is none), takes what peers have that it lacks, and
     /// follows them. What changes from then on, here or elsewhere, comes out of the channel. One
     /// that had peers before waits for them, at most for `patience`: what they wrote meanwhile may
-    /// forbid what it would allow.
+    /// forbid what it would allow. Of rows whose key begins like one of `growing`, numbers, the
+    /// greatest stands.
     ///
     /// # Errors
     /// When the database cannot be opened or the bus is closed.
@@ -112,9 +129,10 @@ impl Replica {
         topics: &Topics,
         kind: Kind,
         instance: &InstanceId,
+        growing: &'static [&'static str],
         patience: Duration,
     ) -> Result<(Self, mpsc::UnboundedReceiver<Vec<RowChange>>), ReplicaError> {
-        let (store, rows) = Store::open(database).await?;
+        let (store, rows) = Store::open(database, growing).await?;
         let topic = topics.rows(kind);
         let speaker = Speaker::start(bus, &topic, instance, rows.entries()).await?;
         let (changed, changes) = mpsc::unbounded_channel();
@@ -130,8 +148,19 @@ impl Replica {
             changed,
             misses: Mutex::default(),
             asking: Semaphore::new(ASKED_AT_ONCE),
+            exchange: Exchange::new(bus, topics.exchange(kind), instance),
             hearing: Mutex::new(None),
         });
+        let answering = {
+            let weak = Arc::downgrade(&inner);
+            let answer = move |question| -> BoxFuture<'static, Vec<Vec<u8>>> {
+                match weak.upgrade() {
+                    Some(inner) => Box::pin(async move { inner.answer(question).await }),
+                    None => Box::pin(std::future::ready(Vec::new())),
+                }
+            };
+            inner.exchange.answer(answer).await?
+        };
         let (hearer, mut heard) =
             Hearer::follow_after(bus, topics, topic, Some(instance.clone()), patience).await?;
         while let Ok(heard) = heard.try_recv() {
@@ -144,8 +173,21 @@ impl Replica {
                 inner.hear(heard).await;
             }
         });
-        *lock(&inner.hearing) = Some((hearer, AbortOnDropHandle::new(task)));
+        let comparing = tokio::spawn(compare(Arc::downgrade(&inner), hearer.alive()));
+        *lock(&inner.hearing) = Some(Hearing {
+            hearer: Arc::new(hearer),
+            _answering: answering,
+            _tasks: [task, comparing].map(AbortOnDropHandle::new),
+        });
         Ok((Self { inner }, changes))
+    }
+
+    /// Hears everything anew, after this process stood still: asks until a peer answers, if any was
+    /// ever there, at most for `patience`.
+    pub async fn catch_up(&self, patience: Duration) {
+        if let Some(hearer) = self.inner.hearer() {
+            hearer.catch_up(patience).await;
+        }
     }
 
     /// A row's value.
@@ -215,7 +257,7 @@ impl Replica {
     }
 
     /// Sets (`Some`) or removes (`None`) rows; of two changes to one row the last. On disk here
-    /// when it returns, and on its way to the others.
+    /// when it returns, at one other instance too if any lives, and on its way to the others.
     ///
     /// # Errors
     /// When the database cannot be written; nothing is changed then.
@@ -290,24 +332,84 @@ impl Inner {
             self.speaker.change(said.collect());
             newer
         };
-        self.tell(newer);
+        self.tell(newer.clone());
+        self.confirm(newer).await;
         Ok(())
+    }
+
+    fn hearer(&self) -> Option<Arc<Hearer>> {
+        let hearing = lock(&self.hearing);
+        hearing.as_ref().map(|hearing| Arc::clone(&hearing.hearer))
+    }
+
+    /// Waits until another instance keeps these rows, too, if any is alive: then no single loss
+    /// loses them. When those that seem to live do not answer, it goes on without.
+    async fn confirm(&self, written: Vec<(String, Row)>) {
+        let Some(hearer) = self.hearer() else { return };
+        if written.is_empty() || hearer.alive().borrow().is_empty() {
+            return;
+        }
+        let rows = written
+            .into_iter()
+            .map(|(key, row)| (key, row.to_value()))
+            .collect();
+        if !self.exchange.keep(rows).await && !hearer.alive().borrow().is_empty() {
+            tracing::warn!("no other instance said in time that it keeps what was written here");
+        }
+    }
+
+    /// Answers what another instance asks.
+    async fn answer(&self, question: Question) -> Vec<Vec<u8>> {
+        match question {
+            Question::Keep(rows) => {
+                // What was heard already may still be on its way to the disk.
+                let kept = self.merge(rows).await && self.store.write(Vec::new()).await.is_ok();
+                // If not, it was logged, and another one may keep them.
+                if kept {
+                    Answer::Kept.encode()
+                } else {
+                    Vec::new()
+                }
+            }
+            Question::Digest => {
+                let digest = lock(&self.rows).digest().clone();
+                Answer::Digest(digest).encode()
+            }
+            Question::Buckets(buckets) => {
+                let rows = lock(&self.rows).in_buckets(&buckets);
+                exchange::pieces(rows)
+            }
+        }
+    }
+
+    /// Takes from another instance what it has and we lack; how many buckets differed, if it
+    /// answered.
+    async fn repair(&self, peer: &InstanceId) -> Option<usize> {
+        let theirs = self.exchange.digest(peer).await?;
+        let differing = lock(&self.rows).digest().differing(&theirs);
+        if !differing.is_empty() {
+            let rows = self.exchange.buckets(peer, differing.clone()).await?;
+            self.merge(rows).await;
+        }
+        Some(differing.len())
     }
 
     async fn hear(&self, heard: Heard) {
         match heard {
-            Heard::Everything(_, entries) => self.merge(entries).await,
+            Heard::Everything(_, entries) => {
+                self.merge(entries).await;
+            }
             Heard::Changed(_, changes) => {
                 let set = changes.into_iter();
-                self.merge(set.filter_map(|(key, value)| Some((key, value?))).collect())
-                    .await;
+                let set = set.filter_map(|(key, value)| Some((key, value?)));
+                self.merge(set.collect()).await;
             }
             Heard::Gone(_) => {}
         }
     }
 
-    /// Takes in what a peer has and we lack.
-    async fn merge(&self, entries: Entries) {
+    /// Takes in what a peer has and we lack. Whether all of it is on disk.
+    async fn merge(&self, entries: Entries) -> bool {
         let newer: Vec<(String, Row)> = {
             let rows = lock(&self.rows);
             let theirs = entries
@@ -318,7 +420,7 @@ impl Inner {
                 .collect()
         };
         if newer.is_empty() {
-            return;
+            return true;
         }
         for (_, row) in &newer {
             if let Some(stamp) = row.stamp.timestamp()
@@ -337,9 +439,11 @@ impl Inner {
         self.tell(newer.clone());
         // Last, so that they are seen here at once: what is lost before it is kept comes again
         // with the next snapshot.
-        if let Err(error) = self.store.write(newer).await {
+        let kept = self.store.write(newer).await;
+        if let Err(error) = &kept {
             tracing::error!(%error, "rows from a peer could not be kept");
         }
+        kept.is_ok()
     }
 
     fn tell(&self, newer: Vec<(String, Row)>) {
@@ -347,6 +451,30 @@ impl Inner {
             let changes = newer.into_iter().map(|(key, row)| (key, row.value));
             // Nobody listens any more only when the service is stopping.
             let _ = self.changed.send(changes.collect());
+        }
+    }
+}
+
+/// Compares these rows with another instance's again and again, and takes what is missing here: what
+/// was lost on the way, and what somebody wrote who is gone.
+async fn compare(inner: Weak<Inner>, alive: watch::Receiver<BTreeSet<InstanceId>>) {
+    loop {
+        // Not all at the same moment.
+        let jitter = rand::rng().random_range(0..=COMPARE.as_millis() / 2);
+        tokio::time::sleep(COMPARE + Duration::from_millis(u64::try_from(jitter).unwrap_or(0)))
+            .await;
+        let peer = {
+            let alive = alive.borrow();
+            alive.iter().choose(&mut rand::rng()).cloned()
+        };
+        let (Some(peer), Some(inner)) = (peer, inner.upgrade()) else {
+            if inner.strong_count() == 0 {
+                return;
+            }
+            continue;
+        };
+        if let Some(buckets @ 1..) = inner.repair(&peer).await {
+            tracing::debug!(%peer, buckets, "rows that differed were compared");
         }
     }
 }

@@ -8,6 +8,7 @@ pub mod cluster;
 mod codec;
 pub mod door;
 mod frames;
+pub mod inside;
 pub mod link;
 pub mod serve;
 
@@ -15,6 +16,7 @@ pub use call::{AttemptError, CallError, Caller, Effort, Stub};
 pub use cluster::Cluster;
 #[doc(hidden)]
 pub use codec::read_all;
+pub use inside::Inside;
 pub use link::{Peer, Security};
 pub use serve::{Listener, ServerLink};
 

@@ -2,14 +2,18 @@
 //! which it starts and stops.
 
 mod expelling;
+mod guards;
 
 use crate::{
+    announcement::{Absence, Absences, Announcement},
     api::{InstanceId, Kind},
     audit::{self, Audit},
+    awake::Awake,
     bus::{Bus, BusConfig, BusError},
+    clock,
     config::{self, Common, ConfigError, LogFormat, ServiceConfig},
     files::private_dir,
-    membership::{Announcement, Membership},
+    membership::Membership,
     renewal::{Renewal, RenewalError},
     rpc::{Listener, Peer, Security, ServerLink, link::SecurityError, serve::BindError},
     topics::Topics,
@@ -19,7 +23,7 @@ use crate::{
     },
 };
 use expelling::Expelling;
-use futures::Stream;
+use futures::{FutureExt, Stream, future::BoxFuture};
 use nix::{
     errno::Errno,
     fcntl::{Flock, FlockArg},
@@ -34,6 +38,7 @@ use std::{
     process::ExitCode,
     time::Duration,
 };
+use tarpc::RequestName;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     task::JoinHandle,
@@ -109,6 +114,14 @@ pub enum StartError {
         source: std::io::Error,
     },
 }
+
+/// How long it may take to hear what happened while this process stood still. A node that was taken
+/// for dead is on the bus again after some seconds; after this it goes on with what it knows, as
+/// one does that sees no authenticator.
+pub const CATCH_UP: Duration = Duration::from_secs(10);
+
+/// Hears something anew.
+type CatchUp = Box<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>;
 
 /// A service that runs: it can be reached from the moment `bind` returns.
 pub trait Server: Sized + Send {
@@ -289,6 +302,7 @@ pub struct Node {
     state_lock: Flock<File>,
     renewal: Renewal,
     expelling: AbortOnDropHandle<()>,
+    catching_up: Vec<CatchUp>,
     /// Cancelled when the service stops: what waits on behalf of callers ends with it.
     pub stop: CancellationToken,
     listener: Listener,
@@ -359,6 +373,13 @@ impl Node {
         Ok(Self {
             renewal,
             expelling: AbortOnDropHandle::new(expelling),
+            catching_up: vec![{
+                let verifier = verifier.clone();
+                Box::new(move || {
+                    let verifier = verifier.clone();
+                    Box::pin(async move { verifier.catch_up(CATCH_UP).await })
+                })
+            }],
             kind,
             instance,
             bus,
@@ -390,7 +411,17 @@ impl Node {
         self.renewal.lifetime = lifetime;
     }
 
-    /// Serves and announces the service. See [`Listener::serve`] for `handle`.
+    /// What else has to be heard anew when this process has stood still, before it answers again.
+    pub fn catches_up_with<F>(&mut self, catch_up: impl Fn() -> F + Send + Sync + 'static)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        self.catching_up
+            .push(Box::new(move || Box::pin(catch_up())));
+    }
+
+    /// Serves and announces the service. See [`Listener::serve`] for `handle`. `question` is what
+    /// it asks itself, to know that it answers: anything that is quick and changes nothing.
     ///
     /// One that judges tokens is announced once it knows what was revoked: when no authenticator
     /// is there yet, that happens after this has returned. Main judges none, and clients need it
@@ -398,35 +429,67 @@ impl Node {
     ///
     /// # Errors
     /// When the bus is closed.
-    pub async fn serve<Req, Resp, H, S, F>(self, handle: H) -> Result<Running, StartError>
+    pub async fn serve<Req, Resp, H, S, F>(
+        self,
+        question: impl Fn() -> Req + Send + 'static,
+        handle: H,
+    ) -> Result<Running, StartError>
     where
-        Req: for<'a> Deserialize<'a> + Send + 'static,
-        Resp: Serialize + Send + 'static,
+        Req: Serialize + for<'a> Deserialize<'a> + RequestName + Send + 'static,
+        Resp: Serialize + for<'a> Deserialize<'a> + Send + 'static,
         H: Fn(Peer, ServerLink<Req, Resp>) -> S + Clone + Send + Sync + 'static,
         S: Stream<Item = F> + Send + 'static,
         F: Future<Output = ()> + Send + 'static,
     {
         let address = self.listener.address();
-        let serving = tokio::spawn(self.listener.serve(self.stop.clone(), handle));
-        let (bus, topics, instance) = (&self.bus, &self.topics, &self.instance);
-        let announcement = if self.kind == Kind::Main || self.verifier.is_ready() {
-            Announcement::start(bus, topics, self.kind, instance, address).await?
-        } else {
-            tracing::info!("waiting for an authenticator before announcing");
-            let verifier = self.verifier.clone();
-            let ready = async move {
-                verifier.ready().await;
-                tracing::info!("an authenticator was heard; announcing");
-            };
-            Announcement::when(ready, bus, topics, self.kind, instance, address)
+        let absences = Absences::default();
+        let informing = informing(self.kind, &self.verifier, &absences);
+        let hung = {
+            let absences = absences.clone();
+            move |hung| {
+                absences.set(Absence::Hung, hung);
+            }
         };
+        let awake = Awake::now();
+        let listener = self.listener.while_awake(awake.clone());
+        let inside = listener.inside();
+        let guards = vec![
+            inside.watch::<Req, Resp>(question, hung).boxed(),
+            guards::awake(awake, self.catching_up, absences.clone()).boxed(),
+            guards::hearing(
+                self.bus.clone(),
+                self.membership.clone(),
+                self.verifier.clone(),
+                self.credentials.clone(),
+                self.instance.clone(),
+            )
+            .boxed(),
+            clock::watch(
+                self.bus.clone(),
+                self.topics.clone(),
+                address.ip(),
+                absences.clone(),
+            )
+            .boxed(),
+        ];
+        let serving = tokio::spawn(listener.serve(self.stop.clone(), handle));
+        let announcement = Announcement::guarded(
+            &self.bus,
+            &self.topics,
+            self.kind,
+            &self.instance,
+            address,
+            absences,
+            guards,
+        )
+        .await?;
         let renewing = self.renewal.run(self.bus.clone(), self.membership.clone());
         let renewing = AbortOnDropHandle::new(tokio::spawn(renewing));
         Ok(Running {
             address,
             instance: self.instance,
             bus: self.bus,
-            _tasks: [renewing, self.expelling],
+            _tasks: [Some(renewing), Some(self.expelling), informing],
             _membership: self.membership,
             audit: self.audit,
             _state_lock: self.state_lock,
@@ -437,6 +500,24 @@ impl Node {
     }
 }
 
+/// Keeps a service from being announced until it knows what was revoked.
+fn informing(
+    kind: Kind,
+    verifier: &Verifier,
+    absences: &Absences,
+) -> Option<AbortOnDropHandle<()>> {
+    if kind == Kind::Main || verifier.is_ready() {
+        return None;
+    }
+    absences.set(Absence::Uninformed, true);
+    let (verifier, absences) = (verifier.clone(), absences.clone());
+    let informing = tokio::spawn(async move {
+        verifier.ready().await;
+        absences.set(Absence::Uninformed, false);
+    });
+    Some(AbortOnDropHandle::new(informing))
+}
+
 /// A service that is announced and answers.
 pub struct Running {
     /// Where it answers.
@@ -445,7 +526,7 @@ pub struct Running {
     pub instance: InstanceId,
     /// The bus, which is closed last.
     pub bus: Bus,
-    _tasks: [AbortOnDropHandle<()>; 2],
+    _tasks: [Option<AbortOnDropHandle<()>>; 3],
     /// Kept, so that whoever watches it need not.
     _membership: Membership,
     audit: Audit,

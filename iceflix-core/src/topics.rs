@@ -6,6 +6,7 @@
 //! | MediaAnnouncements | `iceflix/{cluster}/media-announcements/{instance}` | streaming nodes |
 //! | AuthenticationStatus | `iceflix/{cluster}/authentication-status/{instance}` | authenticators |
 //! | shared rows | `iceflix/{cluster}/rows/{kind}/{instance}` | the instances of a kind, among themselves |
+//! | their exchange | `iceflix/{cluster}/row-exchange/{kind}/{instance}` | the same: what one asks of another |
 //!
 //! Messages are JSON: fields that a later version adds are ignored by an earlier one.
 
@@ -73,6 +74,7 @@ impl Topics {
         let rows = [Kind::Auth, Kind::Catalog];
         alive
             .chain(rows.map(|kind| feed(self.rows(kind), vec![kind])))
+            .chain(rows.map(|kind| feed(self.exchange(kind), vec![kind])))
             .chain([
                 feed(self.media(), vec![Kind::Catalog]),
                 feed(self.authentication(), everyone()),
@@ -110,6 +112,14 @@ impl Topics {
     pub fn rows(&self, kind: Kind) -> FeedTopic {
         FeedTopic {
             prefix: format!("iceflix/{}/rows/{kind}", self.cluster),
+            speaker: kind,
+        }
+    }
+
+    /// Where the instances of a kind ask each other to keep rows, and what theirs come to.
+    pub fn exchange(&self, kind: Kind) -> FeedTopic {
+        FeedTopic {
+            prefix: format!("iceflix/{}/row-exchange/{kind}", self.cluster),
             speaker: kind,
         }
     }
@@ -173,6 +183,17 @@ pub struct Description {
     pub load: u16,
     /// It is leaving.
     pub draining: bool,
+}
+
+/// What an instance answers on its availability key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Told {
+    /// What it is.
+    #[serde(flatten)]
+    pub description: Description,
+    /// What time it is there, in microseconds since 1970.
+    #[serde(default)]
+    pub clock_us: Option<u64>,
 }
 
 /// A film, as the node that has it announces it.

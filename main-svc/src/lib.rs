@@ -5,7 +5,10 @@ mod service;
 
 use anyhow::Context;
 use iceflix_core::{
-    api::{Kind, main::Main},
+    api::{
+        Kind,
+        main::{Main, MainRequest},
+    },
     config::{Common, Key, ServiceConfig},
     rpc::serve,
     service::{Node, Running, Server},
@@ -44,7 +47,10 @@ impl Server for MainServer {
         let node = Node::join(Kind::Main, &config.common).await?;
         let service = MainService::new(node.membership.clone(), node.stop.clone());
         let running = node
-            .serve(move |_peer, link| serve::channel(link).execute(service.clone().serve()))
+            .serve(
+                || MainRequest::Directory { since: None },
+                move |_peer, link| serve::channel(link).execute(service.clone().serve()),
+            )
             .await
             .context("announcing")?;
         Ok(Self { running })

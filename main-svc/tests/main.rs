@@ -6,9 +6,9 @@
 )]
 
 use iceflix_core::{
+    announcement::Announcement,
     api::{Kind, main::MainClient, main::MainError},
     bus::{Bus, BusConfig},
-    membership::Announcement,
     rpc::{Caller, Cluster, Security},
     service::Server,
     topics::Topics,

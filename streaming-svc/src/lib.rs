@@ -20,8 +20,8 @@ use anyhow::Context;
 use delivery::{Delivery, DeliveryConfig};
 use iceflix_core::{
     api::{
-        Kind,
-        streaming::{EndReason, Streaming},
+        Kind, MediaId,
+        streaming::{EndReason, Streaming, StreamingRequest},
     },
     bus::Bus,
     config::{Common, Key, ServiceConfig, Shape, key},
@@ -218,7 +218,12 @@ impl StreamingServer {
         // Whoever sees this node finds its films; a large library's come as they are hashed.
         let _ = tokio::time::timeout(FIRST_LOOK, library.scanned()).await;
         let running = node
-            .serve(move |peer, link| serve::channel(link).execute(service.facing(peer).serve()))
+            .serve(
+                || StreamingRequest::IsAvailable {
+                    id: MediaId::from_bytes([0; 32]),
+                },
+                move |peer, link| serve::channel(link).execute(service.facing(peer).serve()),
+            )
             .await
             .context("announcing")?;
         Ok(Self {

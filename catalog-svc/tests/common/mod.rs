@@ -7,6 +7,7 @@
 
 use catalog_svc::{CatalogServer, Config};
 use iceflix_core::{
+    announcement::Announcement,
     api::{
         InstanceId, Kind, MediaId, Page, PageRequest, SessionId,
         auth::{Role, Token},
@@ -15,7 +16,6 @@ use iceflix_core::{
     },
     bus::{Bus, BusConfig},
     feed::Speaker,
-    membership::Announcement,
     rpc::{Caller, Security},
     service::Server,
     topics::{AuthenticationFact, Entries, MediaItem, Topics},

@@ -1,10 +1,12 @@
 //! Rows and how they merge: pure. The later stamp wins, in any order, however often; of two rows
-//! with one stamp, the one whose value sorts later as text.
+//! with one stamp, the one whose value sorts later as text. Of rows that only grow the greater
+//! number stands, with the later stamp.
 
+use super::digest::{Digest, bucket};
 use crate::{api::InstanceId, topics::Entries};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use sha2::{Digest, Sha256};
+use sha2::{Digest as _, Sha256};
 use std::{cmp::Ordering, collections::BTreeMap};
 
 /// When a row was written, by the hybrid logical clock, and by whom: as text that sorts by time
@@ -110,11 +112,63 @@ impl Row {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Rows {
     rows: BTreeMap<String, Row>,
+    /// What these rows come to, to compare with another instance's.
+    digest: Digest,
+    /// How the keys of rows begin whose values are numbers that only grow.
+    growing: &'static [&'static str],
     /// Of each row that is being written: the last stamp given, and how many writes there are.
     given: BTreeMap<String, (Stamp, usize)>,
 }
 
 impl Rows {
+    /// No rows yet. Of two values of a row whose key begins like one of `growing`, numbers, the
+    /// greater stands, whichever is later.
+    pub fn new(growing: &'static [&'static str]) -> Self {
+        Self {
+            growing,
+            ..Self::default()
+        }
+    }
+
+    /// What these rows come to.
+    pub fn digest(&self) -> &Digest {
+        &self.digest
+    }
+
+    /// All rows of these buckets, as they travel.
+    pub(super) fn in_buckets(&self, buckets: &[u8]) -> Entries {
+        let wanted = |key: &&String| buckets.contains(&bucket(key));
+        let rows = self.rows.iter().filter(|(key, _)| wanted(key));
+        rows.map(|(key, row)| (key.clone(), row.to_value()))
+            .collect()
+    }
+
+    /// Whether the row's value is a number that only grows.
+    pub(super) fn grows(growing: &[&str], key: &str) -> bool {
+        growing.iter().any(|begin| key.starts_with(begin))
+    }
+
+    /// What stands when this row meets the one that is known; `None` when that stays as it is.
+    fn joined(&self, key: &str, row: &Row) -> Option<Row> {
+        let Some(known) = self.rows.get(key) else {
+            return Some(row.clone());
+        };
+        if !Self::grows(self.growing, key) {
+            return row.wins_over(known).then(|| row.clone());
+        }
+        // What is no number is less than any; of two such, the one that sorts later as text stands.
+        let size = |row: &Row| {
+            let number = row.value.as_ref().and_then(Value::as_u64);
+            (number, row.value.as_ref().map(Value::to_string))
+        };
+        let greater = if size(row) > size(known) { row } else { known };
+        let joined = Row {
+            stamp: row.stamp.clone().max(known.stamp.clone()),
+            value: greater.value.clone(),
+        };
+        (joined != *known).then_some(joined)
+    }
+
     /// A row's value, unless it was removed.
     pub fn get(&self, key: &str) -> Option<&Value> {
         self.rows.get(key)?.value.as_ref()
@@ -135,7 +189,7 @@ impl Rows {
 
     /// Whether this row would be news.
     pub fn would_take(&self, key: &str, row: &Row) -> bool {
-        self.rows.get(key).is_none_or(|known| row.wins_over(known))
+        self.joined(key, row).is_some()
     }
 
     /// Gives the stamp for one write to all these rows at this time: later than what it replaces,
@@ -186,14 +240,18 @@ impl Rows {
         }
     }
 
-    /// Takes in rows, and gives back those that were news.
+    /// Takes in rows, and gives back those that changed by it, as they stand now.
     pub fn merge(&mut self, rows: impl IntoIterator<Item = (String, Row)>) -> Vec<(String, Row)> {
         let mut newer = Vec::new();
         for (key, row) in rows {
-            if self.would_take(&key, &row) {
-                self.rows.insert(key.clone(), row.clone());
-                newer.push((key, row));
+            let Some(row) = self.joined(&key, &row) else {
+                continue;
+            };
+            if let Some(before) = self.rows.insert(key.clone(), row.clone()) {
+                self.digest.toggle(&key, &before);
             }
+            self.digest.toggle(&key, &row);
+            newer.push((key, row));
         }
         newer
     }
@@ -211,6 +269,8 @@ impl Rows {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    const GROWING: &[&str] = &["d"];
 
     fn row() -> impl Strategy<Value = (String, Row)> {
         let value = proptest::option::of(any::<u8>().prop_map(Value::from));
@@ -236,11 +296,49 @@ mod tests {
     }
 
     proptest! {
+        /// However the rows came, and whatever else there was before.
+        #[test]
+        fn digests_are_equal_exactly_when_the_rows_are(one in rows(), other in rows()) {
+            let (mut a, mut b) = (Rows::new(GROWING), Rows::new(GROWING));
+            a.merge(one.clone());
+            b.merge(other.clone());
+            prop_assert_eq!(a.rows == b.rows, a.digest == b.digest);
+            let differing = a.digest.differing(&b.digest);
+            for key in ["a", "b", "c", "d"] {
+                if a.rows.get(key) != b.rows.get(key) {
+                    prop_assert!(differing.contains(&bucket(key)));
+                }
+            }
+            // Both take what the other has of the buckets that differ: then they are the same.
+            let travelled = |rows: &Rows| -> Vec<(String, Row)> {
+                let entries = rows.in_buckets(&differing).into_iter();
+                entries.map(|(key, value)| (key, Row::from_value(&value).unwrap())).collect()
+            };
+            let (from_a, from_b) = (travelled(&a), travelled(&b));
+            a.merge(from_b);
+            b.merge(from_a);
+            prop_assert_eq!(a, b);
+        }
+
+        /// Whatever is written later, at whatever clock: it never gets less.
+        #[test]
+        fn what_grows_never_shrinks(rows in rows()) {
+            let mut all = Rows::new(GROWING);
+            let mut most = None;
+            for (key, row) in rows {
+                if Rows::grows(GROWING, &key) {
+                    most = most.max(row.value.as_ref().and_then(Value::as_u64));
+                }
+                all.merge([(key, row)]);
+                prop_assert_eq!(all.get("d").and_then(Value::as_u64), most);
+            }
+        }
+
         #[test]
         fn merging_is_the_same_in_any_order_and_with_repetitions(
             rows in rows(), order in any::<prop::sample::Index>(), again in any::<prop::sample::Index>()
         ) {
-            let mut straight = Rows::default();
+            let mut straight = Rows::new(GROWING);
             straight.merge(rows.clone());
             let mut other = rows.clone();
             if !other.is_empty() {
@@ -249,7 +347,7 @@ mod tests {
                 other.extend(rows[from..].to_vec());
                 other.reverse();
             }
-            let mut turned = Rows::default();
+            let mut turned = Rows::new(GROWING);
             turned.merge(other);
             prop_assert_eq!(straight, turned);
         }

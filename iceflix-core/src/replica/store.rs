@@ -50,16 +50,21 @@ pub(super) struct Store {
 
 impl Store {
     /// Opens the database and reads all rows.
-    pub(super) async fn open(path: &Path) -> Result<(Self, Rows), StoreError> {
+    ///
+    /// `growing`: see [`Rows::new`].
+    pub(super) async fn open(
+        path: &Path,
+        growing: &'static [&'static str],
+    ) -> Result<(Self, Rows), StoreError> {
         let path = path.to_owned();
         let (jobs, inbox) = mpsc::channel();
         let (opened, result) = oneshot::channel();
         let thread = std::thread::Builder::new().name("rows".into());
         thread
-            .spawn(move || match open(&path) {
+            .spawn(move || match open(&path, growing) {
                 Ok((mut connection, rows)) => {
                     if opened.send(Ok(rows)).is_ok() {
-                        write_all(&mut connection, &inbox);
+                        write_all(&mut connection, &inbox, growing);
                     }
                 }
                 Err(error) => drop(opened.send(Err(error))),
@@ -79,7 +84,10 @@ impl Store {
     }
 }
 
-fn open(path: &PathBuf) -> Result<(Connection, Rows), StoreError> {
+fn open(
+    path: &PathBuf,
+    growing: &'static [&'static str],
+) -> Result<(Connection, Rows), StoreError> {
     let failed = |error: rusqlite::Error| StoreError::Open {
         path: path.display().to_string(),
         reason: error.to_string(),
@@ -105,7 +113,7 @@ fn open(path: &PathBuf) -> Result<(Connection, Rows), StoreError> {
              PRAGMA user_version = {SCHEMA};"
         ))
         .map_err(failed)?;
-    let mut rows = Rows::default();
+    let mut rows = Rows::new(growing);
     {
         let mut statement = connection
             .prepare("SELECT key, stamp, value FROM rows")
@@ -128,7 +136,11 @@ fn open(path: &PathBuf) -> Result<(Connection, Rows), StoreError> {
 }
 
 /// Writes what comes, all that waits in one transaction, until the last handle is gone.
-fn write_all(connection: &mut Connection, inbox: &mpsc::Receiver<(Vec<(String, Row)>, Written)>) {
+fn write_all(
+    connection: &mut Connection,
+    inbox: &mpsc::Receiver<(Vec<(String, Row)>, Written)>,
+    growing: &[&str],
+) {
     while let Ok(first) = inbox.recv() {
         let mut jobs = vec![first];
         while jobs.len() < 256
@@ -137,7 +149,7 @@ fn write_all(connection: &mut Connection, inbox: &mpsc::Receiver<(Vec<(String, R
             jobs.push(job);
         }
         let rows = jobs.iter().flat_map(|(rows, _)| rows);
-        let result = write(connection, rows).map_err(Arc::new);
+        let result = write(connection, rows, growing).map_err(Arc::new);
         for (_, written) in jobs {
             // The asker may have given up; the rows are written all the same.
             let _ = written.send(result.clone().map_err(StoreError::Write));
@@ -148,6 +160,7 @@ fn write_all(connection: &mut Connection, inbox: &mpsc::Receiver<(Vec<(String, R
 fn write<'a>(
     connection: &mut Connection,
     rows: impl Iterator<Item = &'a (String, Row)>,
+    growing: &[&str],
 ) -> rusqlite::Result<()> {
     let transaction = connection.transaction()?;
     {
@@ -159,9 +172,22 @@ fn write<'a>(
              WHERE excluded.stamp > rows.stamp OR excluded.stamp = rows.stamp
                  AND ifnull(excluded.value, '') > ifnull(rows.value, '')",
         )?;
+        // Numbers here are below 2^63: microseconds of some time.
+        let mut grow = transaction.prepare_cached(
+            "INSERT INTO rows (key, stamp, value) VALUES (?1, ?2, ?3)
+             ON CONFLICT (key) DO UPDATE SET
+                 stamp = max(excluded.stamp, rows.stamp),
+                 value = CASE
+                     WHEN ifnull(CAST(excluded.value AS INTEGER), -1) > ifnull(CAST(rows.value AS INTEGER), -1)
+                     THEN excluded.value ELSE rows.value END",
+        )?;
         for (key, row) in rows {
             let value = row.value.as_ref().map(serde_json::Value::to_string);
-            upsert.execute(params![key, row.stamp.as_str(), value])?;
+            let statement = match Rows::grows(growing, key) {
+                true => &mut grow,
+                false => &mut upsert,
+            };
+            statement.execute(params![key, row.stamp.as_str(), value])?;
         }
     }
     transaction.commit()
@@ -172,6 +198,8 @@ mod tests {
     use super::*;
     use serde_json::json;
 
+    const GROWING: &[&str] = &["epoch/"];
+
     fn row(time: u64, value: Option<serde_json::Value>) -> Row {
         let stamp = Stamp::parse(&format!("{time:016x}-{:032x}", 1)).unwrap();
         Row { stamp, value }
@@ -181,8 +209,8 @@ mod tests {
     async fn rows_survive_and_the_later_write_wins() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("rows.sqlite");
-        let (store, rows) = Store::open(&path).await.unwrap();
-        assert_eq!(rows, Rows::default());
+        let (store, rows) = Store::open(&path, GROWING).await.unwrap();
+        assert_eq!(rows, Rows::new(GROWING));
         for (key, row) in [
             ("a", row(2, Some(json!({"n": 2})))),
             ("a", row(1, Some(json!({"n": 1})))),
@@ -192,7 +220,7 @@ mod tests {
             store.write(vec![(key.into(), row)]).await.unwrap();
         }
         drop(store);
-        let (_store, rows) = Store::open(&path).await.unwrap();
+        let (_store, rows) = Store::open(&path, GROWING).await.unwrap();
         assert_eq!(rows.get("a"), Some(&json!({"n": 2})));
         assert_eq!(rows.get("b"), None);
         assert!(
@@ -208,16 +236,35 @@ mod tests {
             for second in &values {
                 let dir = tempfile::tempdir().unwrap();
                 let path = dir.path().join("rows.sqlite");
-                let (store, mut memory) = Store::open(&path).await.unwrap();
+                let (store, mut memory) = Store::open(&path, GROWING).await.unwrap();
                 for value in [first, second] {
                     let written = vec![("a".to_owned(), row(0, value.clone()))];
                     memory.merge(written.clone());
                     store.write(written).await.unwrap();
                 }
                 drop(store);
-                let (_store, disk) = Store::open(&path).await.unwrap();
+                let (_store, disk) = Store::open(&path, GROWING).await.unwrap();
                 assert_eq!(disk, memory, "{first:?} {second:?}");
             }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_grows_ends_on_disk_as_in_memory() {
+        let values = [(3, Some(json!(9))), (1, Some(json!(10))), (2, None)];
+        for order in [[0, 1, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("rows.sqlite");
+            let (store, mut memory) = Store::open(&path, GROWING).await.unwrap();
+            for (time, value) in order.map(|n: usize| values[n].clone()) {
+                let written = vec![("epoch/ada".to_owned(), row(time, value))];
+                memory.merge(written.clone());
+                store.write(written).await.unwrap();
+            }
+            drop(store);
+            let (_store, disk) = Store::open(&path, GROWING).await.unwrap();
+            assert_eq!(disk, memory, "{order:?}");
+            assert_eq!(disk.get("epoch/ada"), Some(&json!(10)));
         }
     }
 
@@ -225,13 +272,13 @@ mod tests {
     async fn a_file_of_a_later_version_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("rows.sqlite");
-        drop(Store::open(&path).await.unwrap());
+        drop(Store::open(&path, GROWING).await.unwrap());
         let connection = Connection::open(&path).unwrap();
         connection
             .execute_batch("PRAGMA user_version = 99")
             .unwrap();
         assert!(matches!(
-            Store::open(&path).await,
+            Store::open(&path, GROWING).await,
             Err(StoreError::Later { found: 99, .. })
         ));
     }
@@ -245,7 +292,7 @@ mod tests {
             "this is not a database, it is a text of some length".repeat(50),
         )
         .unwrap();
-        let error = Store::open(&path).await.unwrap_err().to_string();
+        let error = Store::open(&path, GROWING).await.unwrap_err().to_string();
         assert!(error.contains("rows.sqlite"), "{error}");
     }
 }

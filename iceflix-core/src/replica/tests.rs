@@ -44,6 +44,7 @@ impl Alone {
             &topics,
             Kind::Auth,
             &name.unwrap(),
+            &[],
             Duration::ZERO,
         )
         .await;
@@ -52,7 +53,7 @@ impl Alone {
 
     /// What is on the disk now.
     async fn on_disk(&self) -> Rows {
-        let opened = Store::open(&self.dir.path().join("rows.sqlite")).await;
+        let opened = Store::open(&self.dir.path().join("rows.sqlite"), &[]).await;
         opened.unwrap().1
     }
 }

@@ -4,9 +4,10 @@ use super::{
     codec::ServerCodec,
     door::{Door, Pass},
     frames::{Frames, STEP},
+    inside::{Arriving, Inside},
     link::{Io, Peer, Security},
 };
-use crate::{api::InstanceId, limits::raise_nofile_limit};
+use crate::{api::InstanceId, awake::Awake, limits::raise_nofile_limit};
 use futures::{Sink, Stream, StreamExt, ready};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -61,6 +62,9 @@ pub struct Listener {
     tcp: TcpListener,
     address: SocketAddr,
     security: Security,
+    inside: Inside,
+    arriving: Arriving,
+    awake: Option<Awake>,
 }
 
 /// Messages over frames over a connection.
@@ -76,6 +80,7 @@ pub struct ServerLink<Req, Resp> {
     inner: Messages<Req, Resp>,
     /// The service that calls, if it is one: it may be expelled while it is connected.
     caller: Option<(InstanceId, Security)>,
+    awake: Option<Awake>,
     stop: Pin<Box<WaitForCancellationFutureOwned>>,
     stopped: bool,
     room: PollSemaphore,
@@ -147,11 +152,30 @@ impl Listener {
         }
         let tcp = listen(address).map_err(failed)?;
         let address = tcp.local_addr().map_err(failed)?;
+        let (inside, arriving) = Inside::new();
         Ok(Self {
             tcp,
             address,
             security,
+            inside,
+            arriving,
+            awake: None,
         })
+    }
+
+    /// Answers nothing while the service has to catch up after a standstill. Without this it never
+    /// has to.
+    #[must_use]
+    pub fn while_awake(self, awake: Awake) -> Self {
+        Self {
+            awake: Some(awake),
+            ..self
+        }
+    }
+
+    /// The service's way to itself.
+    pub fn inside(&self) -> Inside {
+        self.inside.clone()
     }
 
     /// The address it listens on.
@@ -164,7 +188,7 @@ impl Listener {
     /// `handle` makes of each connection its stream of requests being handled:
     /// `|peer, link| serve::channel(link).execute(Service { peer, … }.serve())`.
     /// Each runs as a task of its own, so that one that panics takes nothing with it.
-    pub async fn serve<Req, Resp, H, S, F>(self, stop: CancellationToken, handle: H)
+    pub async fn serve<Req, Resp, H, S, F>(mut self, stop: CancellationToken, handle: H)
     where
         Req: for<'a> Deserialize<'a> + Send + 'static,
         Resp: Serialize + Send + 'static,
@@ -196,7 +220,7 @@ impl Listener {
     }
 
     async fn accept_all<Req, Resp, H, S, F>(
-        &self,
+        &mut self,
         connections: &TaskTracker,
         door: &Door,
         stop: &CancellationToken,
@@ -209,9 +233,31 @@ impl Listener {
         F: Future<Output = ()> + Send + 'static,
     {
         let mut told: Option<Instant> = None;
+        // Nobody else comes in there, and nobody who is there has to go.
+        let own_door = Door::for_this_process();
         loop {
             door.room().await;
-            let (tcp, address) = match self.tcp.accept().await {
+            let accepted = tokio::select! {
+                accepted = self.tcp.accept() => accepted,
+                Some(pipe) = self.arriving.recv() => {
+                    let peer = Peer {
+                        address: self.address,
+                        local: self.address,
+                        role: None,
+                        instance: None,
+                    };
+                    let serving = Serving {
+                        caller: None,
+                        awake: self.awake.clone(),
+                        stop: stop.clone(),
+                        requests: connections.clone(),
+                        pass: Arc::new(own_door.enter(self.address.ip())),
+                    };
+                    connections.spawn(serving.run(Box::new(pipe), peer, handle.clone()));
+                    continue;
+                }
+            };
+            let (tcp, address) = match accepted {
                 Ok(accepted) => accepted,
                 // It left again before it was its turn.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
@@ -228,7 +274,7 @@ impl Listener {
             };
             let pass = Arc::new(door.enter(address.ip()));
             let (security, stop, handle) = (self.security.clone(), stop.clone(), handle.clone());
-            let requests = connections.clone();
+            let (requests, awake) = (connections.clone(), self.awake.clone());
             connections.spawn(async move {
                 let closed = pass.closed();
                 let serving = async {
@@ -237,8 +283,14 @@ impl Listener {
                     let Some(opened) = opened else { return Ok(()) };
                     let (io, peer) = opened?;
                     let service = peer.instance.clone();
-                    let caller = service.map(|instance| (instance, security.clone()));
-                    connection(io, peer, caller, stop, handle, requests, pass).await;
+                    let serving = Serving {
+                        caller: service.map(|instance| (instance, security.clone())),
+                        awake,
+                        stop,
+                        requests,
+                        pass,
+                    };
+                    serving.run(io, peer, handle).await;
                     Ok::<(), io::Error>(())
                 };
                 tokio::select! {
@@ -254,42 +306,47 @@ impl Listener {
     }
 }
 
-async fn connection<Req, Resp, H, S, F>(
-    io: Box<dyn Io>,
-    peer: Peer,
+/// What one connection is served with.
+struct Serving {
     caller: Option<(InstanceId, Security)>,
+    awake: Option<Awake>,
     stop: CancellationToken,
-    handle: H,
     requests: TaskTracker,
     pass: Arc<Pass>,
-) where
-    Req: for<'a> Deserialize<'a>,
-    Resp: Serialize,
-    H: Fn(Peer, ServerLink<Req, Resp>) -> S,
-    S: Stream<Item = F>,
-    F: Future<Output = ()> + Send + 'static,
-{
-    let room = Arc::new(Semaphore::new(MAX_IN_FLIGHT));
-    let link = ServerLink {
-        caller,
-        inner: tokio_serde::Framed::new(super::codec::framed_from_anybody(io), ServerCodec),
-        stop: Box::pin(stop.cancelled_owned()),
-        stopped: false,
-        room: PollSemaphore::new(Arc::clone(&room)),
-        place: None,
-        pass: Arc::clone(&pass),
-        frame: None,
-        answered: 0,
-        taken: None,
-    };
-    // The stream is polled until its last request is answered: it is what writes the answers.
-    let mut handling = std::pin::pin!(handle(peer, link));
-    while let Some(request) = handling.next().await {
-        let place = Place::take(&room, &pass);
-        requests.spawn(async move {
-            let _place = place;
-            request.await;
-        });
+}
+
+impl Serving {
+    async fn run<Req, Resp, H, S, F>(self, io: Box<dyn Io>, peer: Peer, handle: H)
+    where
+        Req: for<'a> Deserialize<'a>,
+        Resp: Serialize,
+        H: Fn(Peer, ServerLink<Req, Resp>) -> S,
+        S: Stream<Item = F>,
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let room = Arc::new(Semaphore::new(MAX_IN_FLIGHT));
+        let link = ServerLink {
+            caller: self.caller,
+            awake: self.awake,
+            inner: tokio_serde::Framed::new(super::codec::framed_from_anybody(io), ServerCodec),
+            stop: Box::pin(self.stop.cancelled_owned()),
+            stopped: false,
+            room: PollSemaphore::new(Arc::clone(&room)),
+            place: None,
+            pass: Arc::clone(&self.pass),
+            frame: None,
+            answered: 0,
+            taken: None,
+        };
+        // The stream is polled until its last request is answered: it is what writes the answers.
+        let mut handling = std::pin::pin!(handle(peer, link));
+        while let Some(request) = handling.next().await {
+            let place = Place::take(&room, &self.pass);
+            self.requests.spawn(async move {
+                let _place = place;
+                request.await;
+            });
+        }
     }
 }
 
@@ -346,8 +403,10 @@ where
         let next = Pin::new(&mut this.inner).poll_next(cx);
         this.tell_of_frame();
         let next = ready!(next);
-        if let Some((instance, security)) = &this.caller
-            && security.is_expelled(instance)
+        let expelled = this.caller.as_ref();
+        if expelled.is_some_and(|(instance, security)| security.is_expelled(instance))
+            // Who asked while this process stood still has long turned to another instance.
+            || this.awake.as_ref().is_some_and(|awake| !awake.is())
         {
             this.stopped = true;
             return Poll::Ready(None);

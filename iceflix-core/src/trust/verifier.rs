@@ -217,6 +217,19 @@ impl Verifier {
         while !self.is_ready() && changes.changed().await.is_ok() {}
     }
 
+    /// Hears everything anew, after this process stood still: asks until an authenticator answers,
+    /// if any was there, at most for `patience`.
+    pub async fn catch_up(&self, patience: Duration) {
+        if let Some(following) = self.inner.following.get() {
+            following.hearer.catch_up(patience).await;
+        }
+    }
+
+    /// When another authenticator was last heard, if ever. Each says something every two seconds.
+    pub fn last_heard(&self) -> Option<Instant> {
+        self.inner.following.get()?.hearer.last_heard()
+    }
+
     /// Since when no authenticator is alive, as far as can be seen from here; `None` while there is
     /// one. Tokens go on being verified all the same, until they expire.
     pub fn silent_since(&self) -> Option<tokio::time::Instant> {

@@ -3,12 +3,18 @@
 use crate::world::{Cable, Hand, id, node, rows, wait_for};
 use iceflix_core::{
     api::Kind,
-    bus::Bus,
+    bus::{AliveToken, Bus},
     replica::{Replica, Stamp},
     topics::Topics,
 };
 use serde_json::{Value, json};
-use std::path::Path;
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
+
+/// As an authenticator's epochs are.
+const GROWING: &[&str] = &["epoch/"];
 
 async fn open(bus: &Bus, dir: &Path, name: &str) -> Replica {
     let (file, topics) = (dir.join(format!("{name}.sqlite")), Topics::new("losses"));
@@ -18,7 +24,8 @@ async fn open(bus: &Bus, dir: &Path, name: &str) -> Replica {
         &topics,
         Kind::Auth,
         &id(name),
-        std::time::Duration::ZERO,
+        GROWING,
+        Duration::ZERO,
     )
     .await;
     opened.unwrap().0
@@ -151,4 +158,98 @@ async fn a_removal_reaches_a_row_that_only_a_peer_has() {
     wait_for("what followed", || replica.get("after").is_some()).await;
     assert_eq!(replica.get("unheard"), None, "the removal stands");
     assert_eq!(replica.get("known"), Some(json!(1)));
+}
+
+/// The rows' owners are announced, as services are.
+async fn announced(bus: &Bus, name: &str) -> AliveToken {
+    let key = Topics::new("losses").availability(Kind::Auth, &id(name));
+    bus.declare_alive(&key).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_acknowledged_is_at_a_peer_already() {
+    let dir = tempfile::tempdir().unwrap();
+    let (far, port) = node(Kind::Auth, &[]).await;
+    let (near, _) = node(Kind::Auth, &[port]).await;
+    let (one, two) = (
+        open(&far, dir.path(), "auth-1").await,
+        open(&near, dir.path(), "auth-2").await,
+    );
+    // Alone it is acknowledged, too, and at once.
+    one.put(vec![change("alone", 0)]).await.unwrap();
+    let _tokens = (
+        announced(&far, "auth-1").await,
+        announced(&near, "auth-2").await,
+    );
+    // They have met when the first is.
+    let until = Instant::now() + Duration::from_secs(20);
+    for n in 0.. {
+        one.put(vec![change("met", n)]).await.unwrap();
+        if two.get("met") == Some(json!(n)) {
+            break;
+        }
+        assert!(Instant::now() < until, "never acknowledged by the other");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    for n in 0..100 {
+        one.put(vec![change("a", n)]).await.unwrap();
+        assert_eq!(two.get("a"), Some(json!(n)));
+        two.put(vec![change("b", n)]).await.unwrap();
+        assert_eq!(one.get("b"), Some(json!(n)));
+    }
+}
+
+/// The writer died when one peer had acknowledged its row and before anybody else heard of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_peer_kept_of_a_dead_writer_reaches_the_others() {
+    let (dir, topics) = (tempfile::tempdir().unwrap(), Topics::new("losses"));
+    let (far, port) = node(Kind::Auth, &[]).await;
+    let (near, _) = node(Kind::Auth, &[port]).await;
+    let (one, two) = (
+        open(&far, dir.path(), "auth-1").await,
+        open(&near, dir.path(), "auth-2").await,
+    );
+    let _tokens = (
+        announced(&far, "auth-1").await,
+        announced(&near, "auth-2").await,
+    );
+    let (writer, _) = node(Kind::Auth, &[port]).await;
+    let key = topics.exchange(Kind::Auth).of(&id("auth-1"));
+    let keep = json!({ "keep": { "left": row(7, Some(7)) } });
+    let question = serde_json::to_vec(&keep).unwrap();
+    let until = Instant::now() + Duration::from_secs(20);
+    while one.get("left").is_none() {
+        assert!(Instant::now() < until, "never asked");
+        let answers = writer.ask(&key, question.clone(), Duration::from_secs(1));
+        let answers = answers.await.unwrap();
+        assert!(answers.iter().all(|answer| answer.payload == b"\"kept\""));
+    }
+    writer.close().await;
+    wait_for("the other has it", || two.get("left") == Some(json!(7))).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_epochs_begun_apart_the_greater_stands() {
+    let dir = tempfile::tempdir().unwrap();
+    let (far, port) = node(Kind::Auth, &[]).await;
+    let cable = Cable::to(port).await;
+    let (near, _) = node(Kind::Auth, &[cable.port]).await;
+    let one = open(&far, dir.path(), "auth-1").await;
+    let two = open(&near, dir.path(), "auth-2").await;
+    one.put(vec![change("epoch/ada", 1)]).await.unwrap();
+    wait_for("they have met", || two.get("epoch/ada").is_some()).await;
+    cable.cut();
+    one.put(vec![change("epoch/ada", 9)]).await.unwrap();
+    // The later write, at a machine whose clock was behind when it chose.
+    two.put(vec![change("epoch/ada", 5)]).await.unwrap();
+    one.put(vec![change("healed", 1)]).await.unwrap();
+    cable.mend();
+    for replica in [&one, &two] {
+        wait_for("they agree", || {
+            replica.get("healed").is_some() && replica.get("epoch/ada") == Some(json!(9))
+        })
+        .await;
+    }
+    two.put(vec![change("epoch/ada", 5)]).await.unwrap();
+    assert_eq!(two.get("epoch/ada"), Some(json!(9)));
 }

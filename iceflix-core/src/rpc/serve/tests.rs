@@ -99,15 +99,15 @@ impl World {
         let (stop, requests) = (self.stop.clone(), self.requests.clone());
         let task = tokio::spawn(async move {
             let closed = pass.closed();
-            let serving = connection(
-                Box::new(far),
-                peer,
-                None,
+            let serving = Serving {
+                caller: None,
+                awake: None,
                 stop,
-                |_, link| channel(link).execute(Desk.serve()),
                 requests,
                 pass,
-            );
+            };
+            let handle = |_, link| channel(link).execute(Desk.serve());
+            let serving = serving.run(Box::new(far), peer, handle);
             tokio::select! {
                 () = closed => {}
                 () = serving => {}
