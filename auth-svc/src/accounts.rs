@@ -92,9 +92,6 @@ pub struct Session {
     pub media: Option<MediaId>,
 }
 
-/// The rows whose numbers only grow: an epoch that began stays begun, whatever else is written.
-pub const GROWING: &[&str] = &["epoch/"];
-
 /// The epoch of a user whose own cannot be read: after that of every session there is.
 const UNREADABLE: u64 = u64::MAX;
 
