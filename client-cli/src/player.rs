@@ -6,6 +6,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// What to install, for people.
 const INSTALL: &str = "install mpv (on Debian: sudo apt install mpv), ffmpeg's ffplay, GStreamer's \
@@ -46,11 +47,31 @@ impl Player {
         }
     }
 
-    /// The program, and what to start it with to play `url` under a title. In the background it
-    /// has no terminal to listen to.
-    pub fn command(&self, url: &str, title: &str, background: bool) -> (PathBuf, Vec<String>) {
+    /// Whether it can be told where in the film to begin.
+    pub fn can_begin_later(&self) -> bool {
+        self.kind != Kind::Other
+    }
+
+    /// The program, and what to start it with to play `url` under a title, from this place in the
+    /// film on if it can be told. In the background it has no terminal to listen to.
+    pub fn command(
+        &self,
+        url: &str,
+        title: &str,
+        background: bool,
+        from: Option<Duration>,
+    ) -> (PathBuf, Vec<String>) {
         let mut words = self.first.clone();
         let mut add = |more: &[&str]| words.extend(more.iter().map(|word| (*word).to_owned()));
+        if let Some(from) = from.map(|from| format!("{:.3}", from.as_secs_f64())) {
+            match self.kind {
+                Kind::Mpv => add(&[&format!("--start={from}")]),
+                Kind::Vlc => add(&[&format!("--start-time={from}")]),
+                Kind::Ffplay => add(&["-ss", &from]),
+                Kind::GstPlay => add(&[&format!("--start-position={from}")]),
+                Kind::Other => {}
+            }
+        }
         match self.kind {
             // TCP: a film is worth more complete than a few milliseconds sooner.
             Kind::Mpv => {
@@ -336,7 +357,7 @@ mod tests {
         .unwrap();
         assert_eq!(flatpak.best(), "vlc (Flatpak)");
         let player = flatpak.search().find(Some("vlc")).unwrap();
-        let (_, words) = player.command("rtsp://x", "t", false);
+        let (_, words) = player.command("rtsp://x", "t", false, None);
         assert_eq!(words[..2], ["run", "org.videolan.VLC"]);
     }
 
@@ -363,11 +384,32 @@ mod tests {
     }
 
     #[test]
+    fn a_player_is_told_where_to_begin_if_it_can_be() {
+        let from = Some(Duration::from_millis(83_250));
+        for (name, words) in [
+            ("mpv", &["--start=83.250"][..]),
+            ("vlc", &["--start-time=83.250"]),
+            ("ffplay", &["-ss", "83.250"]),
+            ("gst-play-1.0", &["--start-position=83.250"]),
+        ] {
+            let player = Player::new(name, PathBuf::from("/usr/bin").join(name));
+            assert!(player.can_begin_later());
+            let (_, told) = player.command("rtsp://h/1", "film", false, from);
+            assert_eq!(told[..words.len()], *words, "{name}");
+            assert_eq!(told.last().unwrap(), "rtsp://h/1");
+        }
+        let mine = Player::new("mine", "/usr/bin/mine".into());
+        assert!(!mine.can_begin_later());
+        let (_, told) = mine.command("rtsp://h/1", "film", false, from);
+        assert_eq!(told, ["rtsp://h/1"]);
+    }
+
+    #[test]
     fn the_url_comes_last_and_a_title_is_no_option() {
         for name in ["mpv", "vlc", "ffplay", "gst-play-1.0", "mine"] {
             let player = Player::new(name, PathBuf::from("/usr/bin").join(name));
             for background in [false, true] {
-                let (program, words) = player.command("rtsp://h/1", "-rf", background);
+                let (program, words) = player.command("rtsp://h/1", "-rf", background, None);
                 assert_eq!(program, Path::new("/usr/bin").join(name));
                 assert_eq!(words.last().unwrap(), "rtsp://h/1");
                 let bare = words.iter().position(|word| word == "-rf");

@@ -49,9 +49,10 @@ impl Client {
     ) -> Result<(LiveStream, u64), Error> {
         let (id, media) = (SessionId::random(), details.tile.id);
         let granted = self.grant(id, media, lasting).await?;
-        let taken_up = self.at_a_provider(details, async |node| {
-            let made = self.at(node, CALL, |node: StreamingClient, ctx| {
-                let grant = granted.grant.clone();
+        let granted_there = &granted;
+        let taken_up = self.at_a_provider(details, |node, patience| async move {
+            let made = self.at(&node, patience, |node: StreamingClient, ctx| {
+                let grant = granted_there.grant.clone();
                 async move { node.get_granted_stream(ctx, grant, media, true).await }
             });
             Ok(made.await??)

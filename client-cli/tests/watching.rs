@@ -55,8 +55,8 @@ fn a_stream_that_ends_says_why() {
     let home = Home::logged_in();
     home.cluster.film([0xab; 32], "film");
     for (reason, code) in [
-        (EndReason::Shutdown, 1),
         (EndReason::Revoked, 4),
+        (EndReason::Unsupervised, 1),
         (EndReason::Stopped, 0),
     ] {
         let (child, _) = url(&home);
@@ -71,6 +71,44 @@ fn a_stream_that_ends_says_why() {
         state.news.push(StreamEvent::RenewalWanted);
     });
     assert_eq!(told(child).code, 4);
+}
+
+#[test]
+fn a_stream_that_is_lost_goes_on_where_it_can_be_had() {
+    let home = Home::logged_in();
+    let id = home.cluster.film([0xab; 32], "film");
+    let mut child = home.command(&["url", "ab", "--json"]).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut next = || -> Value {
+        let Some(line) = lines.next() else {
+            let said = std::io::read_to_string(child.stderr.as_mut().unwrap());
+            panic!("it does not go on: {}", said.unwrap());
+        };
+        serde_json::from_str(&line.unwrap()).unwrap()
+    };
+    let mut known = vec![next()];
+    for end in [
+        EndReason::Shutdown,
+        EndReason::MediaRemoved,
+        EndReason::Expired,
+    ] {
+        let news = StreamEvent::Ended(end);
+        home.cluster.state(|state| state.news.push(news));
+        let moved = next();
+        assert!(!known.contains(&moved), "{moved}");
+        known.push(moved);
+    }
+    // Then nobody has the film any more.
+    home.cluster.state(|state| {
+        let tile = state.films.get_mut(&id).unwrap();
+        (tile.available, tile.providers) = (false, 0);
+        state.news.push(StreamEvent::Ended(EndReason::Shutdown));
+    });
+    let told = told(child);
+    assert_eq!(told.code, 1, "{}", told.stderr);
+    for words in ["its node is shutting down", "no live node has this film"] {
+        assert!(told.stderr.contains(words), "{}", told.stderr);
+    }
 }
 
 #[test]

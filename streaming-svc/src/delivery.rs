@@ -179,6 +179,12 @@ impl Delivery {
         self.engine.players(stream)
     }
 
+    /// Where in the film the stream's player is; of several the one that is furthest. `None` while
+    /// nobody plays it.
+    pub fn position(&self, stream: &StreamId) -> Option<Duration> {
+        self.engine.position(stream).map(Duration::from)
+    }
+
     /// The stream's URL for whoever reaches this node by the address `host`.
     pub fn url(&self, stream: &StreamId, host: IpAddr) -> String {
         let authority = SocketAddr::new(host.to_canonical(), self.local_addr().port());

@@ -68,7 +68,20 @@ pub struct Config {
     /// For how long granted streams go on while no authenticator is alive: up to 7 days.
     #[serde(default = "grants_without_auth")]
     pub grants_without_auth: Span,
+    /// How long a node that is told to stop lets its streams go on, for them to end or to be moved
+    /// to another node: up to a day.
+    #[serde(default = "drain_grace")]
+    pub drain_grace: Span,
 }
+
+/// Clients take about a second to go on elsewhere (`tests/tests/moving.rs`); whoever stops a whole
+/// cluster does not want to wait long.
+fn drain_grace() -> Span {
+    Span::from_secs(5)
+}
+
+/// The longest grace: streams that are not played live for as long as somebody renews them.
+const LONGEST_GRACE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Long enough to restart the authenticators, too short to outlive that one was revoked meanwhile.
 fn grants_without_auth() -> Span {
@@ -86,6 +99,7 @@ impl Default for Config {
             media: Vec::new(),
             rtsp_listen: any_port(),
             grants_without_auth: grants_without_auth(),
+            drain_grace: drain_grace(),
         }
     }
 }
@@ -104,6 +118,11 @@ impl ServiceConfig for Config {
             Shape::Text,
             "How long granted streams go on while no authenticator is alive: 0s to 7d",
         ),
+        key(
+            "drain_grace",
+            Shape::Text,
+            "How long streams may go on when the node is told to stop: 0s to 1d",
+        ),
     ];
 
     fn common(&self) -> &Common {
@@ -118,6 +137,12 @@ impl ServiceConfig for Config {
                 self.grants_without_auth
             ));
         }
+        if self.drain_grace.as_duration() > LONGEST_GRACE {
+            return Err(format!(
+                "`drain_grace` = {} is longer than a day",
+                self.drain_grace
+            ));
+        }
         Ok(())
     }
 }
@@ -129,6 +154,7 @@ pub struct StreamingServer {
     delivery: Delivery,
     streams: Streams,
     stop_library: CancellationToken,
+    drain_grace: Duration,
     _speaker: Arc<Speaker>,
     _announcing: AbortOnDropHandle<()>,
 }
@@ -169,6 +195,7 @@ impl Server for StreamingServer {
 
     async fn shutdown(self) {
         self.running.announcement().drain().await;
+        self.streams.leave(self.drain_grace).await;
         self.streams.end_all(EndReason::Shutdown).await;
         let bus: Bus = self.running.drain().await;
         self.delivery.shutdown().await;
@@ -205,6 +232,7 @@ impl StreamingServer {
         let speaker = Speaker::start(&node.bus, &topic, &node.instance, Entries::new()).await?;
         let speaker = Arc::new(speaker);
         let unsupervised = config.grants_without_auth.as_duration();
+        let drain_grace = config.drain_grace.as_duration();
         let (verifier, audit) = (node.verifier.clone(), node.audit.clone());
         let streams = Streams::new(delivery.clone(), verifier, audit, unsupervised);
         let announcing = tokio::spawn(announce(events, Arc::clone(&speaker), streams.clone()));
@@ -232,6 +260,7 @@ impl StreamingServer {
             delivery,
             streams,
             stop_library,
+            drain_grace,
             _speaker: speaker,
             _announcing: AbortOnDropHandle::new(announcing),
         })

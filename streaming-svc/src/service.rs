@@ -117,6 +117,10 @@ fn seconds(time: Duration) -> u32 {
     u32::try_from(time.as_secs()).unwrap_or(u32::MAX)
 }
 
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
 impl StreamingService {
     /// Answers with these films and streams.
     pub fn new(
@@ -153,7 +157,7 @@ impl StreamingService {
 
     /// The film, to make a stream of it.
     fn film(&self, id: &MediaId) -> Result<FilmSource, StreamError> {
-        if self.stop.is_cancelled() {
+        if self.stop.is_cancelled() || self.streams.are_leaving() {
             return Err(StreamError::Draining);
         }
         let film = self.library.get(id).ok_or(StreamError::UnknownMedia)?;
@@ -352,6 +356,7 @@ impl Streaming for StreamingService {
             media: seen.media,
             expires_s: seconds(seen.left),
             players: self.delivery.players(&stream),
+            position_ms: self.delivery.position(&stream).map(milliseconds),
         })
     }
 

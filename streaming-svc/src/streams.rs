@@ -31,6 +31,9 @@ use tokio::{sync::watch, time::Instant};
 /// moment to end, and streams that end together are paid for once.
 const TIDY: Duration = Duration::from_secs(2);
 
+/// How often a node that is leaving looks whether anybody still plays.
+const LOOK: Duration = Duration::from_millis(50);
+
 /// For how long an ended stream is remembered, so that its controller learns why it ended, and that
 /// a grant whose stream was stopped is not taken up again: not shorter than the time for that.
 const REMEMBERED: Duration = trust::grant::TAKE_UP;
@@ -67,6 +70,8 @@ struct Inner {
     unsupervised: Duration,
     /// Set while memory is about to be given back.
     tidying: AtomicBool,
+    /// Whether the node is leaving.
+    leaving: watch::Sender<bool>,
 }
 
 struct Entry {
@@ -152,6 +157,7 @@ impl Streams {
                 grants: DashMap::new(),
                 unsupervised,
                 tidying: AtomicBool::new(false),
+                leaving: watch::channel(false).0,
             }),
         }
     }
@@ -272,6 +278,26 @@ impl Streams {
         }
     }
 
+    /// Whether this node takes no new streams any more.
+    pub fn are_leaving(&self) -> bool {
+        *self.inner.leaving.borrow()
+    }
+
+    /// Tells all controllers that this node is leaving, and waits until their streams have ended or
+    /// went elsewhere, at most for `grace`. Granted streams have no controller, so those are waited
+    /// for that somebody plays.
+    pub async fn leave(&self, grace: Duration) {
+        self.inner.leaving.send_replace(true);
+        let gone = async {
+            while self.inner.are_wanted() {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        if tokio::time::timeout(grace, gone).await.is_err() {
+            tracing::info!("streams that did not go elsewhere in time are ended");
+        }
+    }
+
     /// Ends the streams of a film.
     pub async fn end_film(&self, media: &MediaId) {
         self.end_those(EndReason::MediaRemoved, |entry| entry.media == *media)
@@ -305,9 +331,14 @@ impl Streams {
         if !Access::to(owner, any_host).allows(from) {
             return None;
         }
-        let mut state = entry.state.subscribe();
-        let event = state.wait_for(|state| *state != State::Playing).await;
-        match *event.ok()? {
+        let (mut state, mut leaving) = (entry.state.subscribe(), self.inner.leaving.subscribe());
+        let event = tokio::select! {
+            // Whoever has to renew it hears that first.
+            biased;
+            event = state.wait_for(|state| *state != State::Playing) => *event.ok()?,
+            _ = leaving.wait_for(|leaving| *leaving) => return Some(StreamEvent::Leaving),
+        };
+        match event {
             State::Wanted => Some(StreamEvent::RenewalWanted),
             State::Ended(reason) => Some(StreamEvent::Ended(reason)),
             State::Playing => None,
@@ -320,6 +351,15 @@ impl Streams {
 }
 
 impl Inner {
+    /// Whether there is a stream that somebody plays or may yet.
+    fn are_wanted(&self) -> bool {
+        let mut streams = self.streams.iter();
+        streams.any(|stream| {
+            let wanted = stream.grant.is_none() || self.delivery.players(stream.key()) > 0;
+            wanted && stream.ended().is_none()
+        })
+    }
+
     /// Watches over a stream until its end.
     async fn keep(self: Arc<Self>, id: StreamId, entry: Arc<Entry>) {
         let mut renewed = entry.renewed.subscribe();

@@ -10,6 +10,7 @@ mod support;
 use std::{
     path::{Path, PathBuf},
     process::Command,
+    time::{Duration, Instant},
 };
 use streaming_svc::{
     delivery::FilmSource,
@@ -65,6 +66,37 @@ fn pause_seek_and_play_again() {
     player.read_to_bye();
     assert_eq!(player.request("TEARDOWN", &[]).status, 200);
     wait_for("the session to end", || delivery.players(&stream) == 0);
+}
+
+/// Within half a second of what the packets say: what was made is at most that far ahead.
+#[test]
+fn where_a_player_is_in_the_film_is_known() {
+    let folder = folder();
+    let delivery = start();
+    let (stream, url) = mount(&delivery, Clip::mp4(20).make(&folder));
+    assert_eq!(delivery.position(&stream), None);
+    let mut player = Player::connect(&url);
+    player.set_up();
+    for place in [0, 10, 4] {
+        let range = format!("Range: npt={place}-");
+        assert_eq!(player.request("PLAY", &[&range]).status, 200);
+        let begun = Instant::now();
+        for _ in 0..3 {
+            player.read_packets(20);
+            let at = delivery.position(&stream).unwrap().as_secs_f64();
+            let ahead = at - f64::from(place) - begun.elapsed().as_secs_f64();
+            // Where it seeks to is the key frame before, up to a second.
+            assert!((-1.5..0.5).contains(&ahead), "{at}, {ahead} ahead");
+        }
+        assert_eq!(player.request("PAUSE", &[]).status, 200);
+        let at = delivery.position(&stream);
+        std::thread::sleep(Duration::from_millis(300));
+        assert_eq!(delivery.position(&stream), at, "it pauses");
+    }
+    assert_eq!(player.request("TEARDOWN", &[]).status, 200);
+    wait_for("the session to end", || {
+        delivery.position(&stream).is_none()
+    });
 }
 
 /// Without an index, GStreamer looks through a fragmented film for the place, which takes its time;

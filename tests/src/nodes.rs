@@ -1,7 +1,7 @@
 //! Streaming nodes for tests.
 
 use crate::process::program;
-use iceflix_core::config::Common;
+use iceflix_core::{config::Common, span::Span};
 use std::{path::Path, time::Duration};
 use streaming_svc::{StreamingServer, library::LibraryConfig, probe::ProbeCommand};
 
@@ -15,6 +15,8 @@ pub fn node_config(common: Common, media: &Path) -> streaming_svc::Config {
     streaming_svc::Config {
         common,
         media: vec![media.to_owned()],
+        // Tests that leave streams behind do not wait for them.
+        drain_grace: Span::from_secs(0),
         ..streaming_svc::Config::default()
     }
 }

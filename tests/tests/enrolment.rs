@@ -150,7 +150,7 @@ async fn goes_on(viewer: &Viewer<'_>, watched: &Watched) {
         match viewer.next_event(watched).await.unwrap() {
             StreamEvent::None => {}
             StreamEvent::RenewalWanted => viewer.renew(watched).await.unwrap(),
-            StreamEvent::Ended(reason) => panic!("the stream ended: {reason:?}"),
+            said => panic!("{said:?}"),
         }
     }
 }

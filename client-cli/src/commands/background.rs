@@ -27,6 +27,11 @@ impl Background {
         }
     }
 
+    /// How things are said while it runs.
+    pub(super) fn notifier(&self) -> Notifier {
+        self.notifier.clone()
+    }
+
     /// Lets a film be watched; the stream before it must have been stopped.
     pub(super) fn start<F, Fut>(&mut self, name: String, cancel: CancellationToken, watching: F)
     where

@@ -2,11 +2,10 @@
 
 use super::Shell;
 use crate::cli::Film;
-use crate::client::Client;
 use crate::error::{Error, exit};
-use crate::output::{plain, say};
+use crate::output::{Notifier, Output, length, plain, say};
 use crate::player::{Player, Search};
-use crate::stream::LiveStream;
+use crate::stream::{Kept, LiveStream, StreamEnd, Watched};
 use iceflix_core::api::catalog::TileDetails;
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
@@ -49,30 +48,21 @@ impl Shell {
         let Some(live) = self.open(&details, any_host, &cancel).await? else {
             return Ok(());
         };
-        let document = StreamDocument::new(&live, None);
-        let client = self.client()?.clone();
-        let shown = self
-            .out
-            .result(&document, || format!("{}\n", live.stream.url));
-        if let Err(error) = shown {
-            client.stop_stream(&live).await;
+        let name = plain(&live.name);
+        let mut watched = Watched::new(self.client()?.clone(), details, live, any_host);
+        let teller = self.teller();
+        if let Err(error) = teller.url(watched.live()) {
+            watched.stop().await;
             return Err(error);
         }
-        let name = plain(&live.name);
-        let watching = async move |cancel: CancellationToken| {
-            client.keep_stream(&live, &cancel).await.into_result()
+        let until = if self.memory.is_some() {
+            "`stop`"
+        } else {
+            "Ctrl-C"
         };
-        match &mut self.memory {
-            Some(memory) => {
-                say(&format!("{name} can be watched there until `stop`"));
-                memory.background.start(name, cancel, watching);
-                Ok(())
-            }
-            None => {
-                say(&format!("{name} can be watched there until Ctrl-C"));
-                watching(cancel).await
-            }
-        }
+        say(&format!("{name} can be watched there until {until}"));
+        let watching = move |cancel| keep_url(watched, teller, cancel);
+        self.watch(name, cancel, watching).await
     }
 
     pub(super) async fn play(&mut self, film: &Film, wanted: Option<&str>) -> Result<(), Error> {
@@ -83,28 +73,51 @@ impl Shell {
         let Some(live) = self.open(&details, false, &cancel).await? else {
             return Ok(());
         };
-        let client = self.client()?.clone();
-        let document = StreamDocument::new(&live, Some(&player.name));
+        let name = plain(&live.name);
+        let mut watched = Watched::new(self.client()?.clone(), details, live, false);
+        let document = StreamDocument::new(watched.live(), Some(&player.name));
         if let Err(error) = self.out.result(&document, String::new) {
-            client.stop_stream(&live).await;
+            watched.stop().await;
             return Err(error);
         }
-        let name = plain(&live.name);
-        let beside = self.memory.is_some();
-        let what = if beside { "`stop`" } else { "Ctrl-C" };
+        let teller = self.teller();
+        let what = if teller.beside { "`stop`" } else { "Ctrl-C" };
         say(&format!(
             "playing {name} in {}; {what} ends it",
             player.name
         ));
-        let watching = async move |cancel: CancellationToken| {
-            play(&client, &live, &player, &cancel, beside).await
-        };
+        let watching = move |cancel| play(watched, player, teller, cancel);
+        self.watch(name, cancel, watching).await
+    }
+
+    /// Watches beside the prompt, or here until that is over.
+    async fn watch<F, Fut>(
+        &mut self,
+        name: String,
+        cancel: CancellationToken,
+        watching: F,
+    ) -> Result<(), Error>
+    where
+        F: FnOnce(CancellationToken) -> Fut,
+        Fut: Future<Output = Result<(), Error>> + Send + 'static,
+    {
         match &mut self.memory {
             Some(memory) => {
                 memory.background.start(name, cancel, watching);
                 Ok(())
             }
             None => watching(cancel).await,
+        }
+    }
+
+    fn teller(&self) -> Teller {
+        let memory = self.memory.as_ref();
+        Teller {
+            beside: memory.is_some(),
+            notifier: memory
+                .map(|it| it.background.notifier())
+                .unwrap_or_default(),
+            out: self.out.clone(),
         }
     }
 
@@ -168,35 +181,154 @@ impl Shell {
     }
 }
 
-/// Plays a stream in a player until either ends.
-async fn play(
-    client: &Client,
-    live: &LiveStream,
-    player: &Player,
-    cancel: &CancellationToken,
+/// Says what becomes of a stream, to whoever waits for it or types at the prompt.
+struct Teller {
+    /// Whether there is a prompt, which the stream runs beside.
     beside: bool,
-) -> Result<(), Error> {
-    let mut child = match start(player, live, beside) {
-        Ok(child) => child,
-        Err(error) => {
-            client.stop_stream(live).await;
-            return Err(error);
-        }
-    };
-    let end = tokio::select! {
-        status = child.wait() => {
-            client.stop_stream(live).await;
-            let status = status.map_err(Error::io(format!("wait for {}", player.name)))?;
-            return ended(player, status, cancel).await;
-        }
-        end = client.keep_stream(live, cancel) => end,
-    };
-    close(&mut child, beside).await;
-    end.into_result()
+    notifier: Notifier,
+    out: Output,
 }
 
-fn start(player: &Player, live: &LiveStream, beside: bool) -> Result<Child, Error> {
-    let (program, words) = player.command(&live.stream.url, &plain(&live.name), beside);
+impl Teller {
+    fn say(&self, words: &str) {
+        self.notifier.tell(words);
+    }
+
+    /// Where a stream is.
+    fn url(&self, live: &LiveStream) -> Result<(), Error> {
+        let document = StreamDocument::new(live, None);
+        self.out
+            .result(&document, || format!("{}\n", live.stream.url))
+    }
+
+    /// Its node is leaving and it stays there.
+    fn stays(&self, name: &str) {
+        self.say(&format!(
+            "{name}: its node is leaving, and no other has the film; it ends there soon"
+        ));
+    }
+}
+
+/// Keeps a stream alive for players that somebody starts elsewhere.
+async fn keep_url(
+    mut watched: Watched,
+    teller: Teller,
+    cancel: CancellationToken,
+) -> Result<(), Error> {
+    let name = plain(&watched.live().name);
+    loop {
+        match watched.keep(&cancel).await? {
+            Kept::Over => return Ok(()),
+            Kept::Leaving => teller.stays(&name),
+            Kept::Moved(why) => {
+                let live = watched.live();
+                let node = &live.provider.instance;
+                let from = match watched.position() {
+                    Some(at) => format!(", from {}", length(Some(at.as_secs_f64()))),
+                    None => String::new(),
+                };
+                match teller.beside {
+                    // A line at the prompt, whole.
+                    true => teller.say(&format!(
+                        "{name}: {why}; it goes on at {node}{from}: {}",
+                        live.stream.url
+                    )),
+                    false => {
+                        teller.say(&format!(
+                            "{name}: {why}; it goes on at {node}{from}, there:"
+                        ));
+                        teller.url(live)?;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Plays a stream in a player until either ends. When the stream has to go on at another node, so
+/// does the player, from where it was.
+async fn play(
+    mut watched: Watched,
+    player: Player,
+    teller: Teller,
+    cancel: CancellationToken,
+) -> Result<(), Error> {
+    let name = plain(&watched.live().name);
+    loop {
+        let mut child = match start(&player, &watched, teller.beside) {
+            Ok(child) => child,
+            Err(error) => {
+                watched.stop().await;
+                return Err(error);
+            }
+        };
+        watched.stop_before().await;
+        let why = match beside_player(&mut watched, &mut child, &name, &teller, &cancel).await {
+            Ok(Next::Elsewhere(why)) => why,
+            Ok(Next::Ended(status)) => {
+                watched.stop().await;
+                let status = status.map_err(Error::io(format!("wait for {}", player.name)))?;
+                return ended(&player, status, &cancel).await;
+            }
+            other => {
+                close(&mut child, teller.beside).await;
+                return other.map(drop);
+            }
+        };
+        close(&mut child, teller.beside).await;
+        let node = &watched.live().provider.instance;
+        let at = watched.position().map(|at| length(Some(at.as_secs_f64())));
+        teller.say(&match at {
+            Some(at) if player.can_begin_later() => {
+                format!("{name}: {why}; it goes on at {node}, from {at}")
+            }
+            Some(at) => format!("{name}: {why}; it begins anew at {node} (it was at {at})"),
+            None => format!("{name}: {why}; it goes on at {node}"),
+        });
+    }
+}
+
+/// What is next for a player.
+enum Next {
+    /// Its stream is elsewhere now.
+    Elsewhere(StreamEnd),
+    /// It has ended.
+    Ended(std::io::Result<ExitStatus>),
+    /// It is to end.
+    Over,
+}
+
+async fn beside_player(
+    watched: &mut Watched,
+    child: &mut Child,
+    name: &str,
+    teller: &Teller,
+    cancel: &CancellationToken,
+) -> Result<Next, Error> {
+    let mut ended = None;
+    loop {
+        let kept = tokio::select! {
+            status = child.wait(), if ended.is_none() => {
+                if cancel.is_cancelled() || !watched.was_cut_off().await {
+                    return Ok(Next::Ended(status));
+                }
+                // A player that lost its stream may end by itself, before or after that is heard.
+                ended = Some(status);
+                continue;
+            }
+            kept = watched.keep(cancel) => kept?,
+        };
+        match kept {
+            Kept::Moved(why) => return Ok(Next::Elsewhere(why)),
+            Kept::Leaving => teller.stays(name),
+            Kept::Over => return Ok(ended.map_or(Next::Over, Next::Ended)),
+        }
+    }
+}
+
+fn start(player: &Player, watched: &Watched, beside: bool) -> Result<Child, Error> {
+    let (live, from) = (watched.live(), watched.position());
+    let (program, words) = player.command(&live.stream.url, &plain(&live.name), beside, from);
     let mut command = Command::new(program);
     command.args(words).kill_on_drop(true);
     if beside {
@@ -283,6 +415,7 @@ mod tests {
         let live = LiveStream {
             media: MediaId::from_bytes([1; 32]),
             name: "x".into(),
+            length: None,
             stream: Stream {
                 stream: StreamId::from_bytes([0x0f; 16]),
                 url: "rtsp://127.0.0.1:1/0f".into(),

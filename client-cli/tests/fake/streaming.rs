@@ -66,8 +66,21 @@ impl Streaming for Fake {
         state.stopped += 1;
         Ok(())
     }
-    async fn status(self, _: Context, _: Token, _: StreamId) -> Result<StreamStatus, StreamError> {
-        Err(StreamError::UnknownStream)
+    async fn status(
+        self,
+        _: Context,
+        token: Token,
+        stream: StreamId,
+    ) -> Result<StreamStatus, StreamError> {
+        self.user(&token)?;
+        let state = self.state.lock().unwrap();
+        let media = state.streams.get(&stream);
+        Ok(StreamStatus {
+            media: *media.ok_or(StreamError::UnknownStream)?,
+            expires_s: 30,
+            players: 0,
+            position_ms: None,
+        })
     }
     async fn next_event(
         self,

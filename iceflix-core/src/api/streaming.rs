@@ -63,6 +63,9 @@ pub enum StreamEvent {
     RenewalWanted,
     /// It is over, for this reason.
     Ended(EndReason),
+    /// The node is leaving. The stream plays on for a while: go on at another node, if one has the
+    /// film. Said again to whoever asks again.
+    Leaving,
 }
 
 /// Why a stream ended.
@@ -91,6 +94,9 @@ pub struct StreamStatus {
     pub expires_s: u32,
     /// RTSP sessions that are using it now.
     pub players: u32,
+    /// Where in the film its player is, in milliseconds; of several the one that is furthest.
+    /// `None` while nobody plays it.
+    pub position_ms: Option<u64>,
 }
 
 /// A stream, as its owner and admins see it in a list. What would let one watch it is not there.

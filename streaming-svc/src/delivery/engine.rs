@@ -130,6 +130,11 @@ impl Engine {
         u32::try_from(self.sessions.playing(stream)).unwrap_or(u32::MAX)
     }
 
+    /// Where the stream's players are in the film: the one that is furthest.
+    pub(super) fn position(&self, stream: &StreamId) -> Option<gst::ClockTime> {
+        self.sessions.position(stream)
+    }
+
     /// Unmounts the stream and ends every session and connection that uses it.
     pub(super) async fn unmount(&self, stream: StreamId) {
         let Some(factory) = lock(&self.streams).remove(&stream) else {

@@ -1,6 +1,7 @@
 //! A film's media factory: the pipeline that every RTSP session of a stream gets for itself, built
 //! from what the probe learned, so that nothing has to be found out while a player waits.
 
+use super::pipeline::payloaders;
 use crate::facts::Facts;
 use gst::{glib, prelude::*, subclass::prelude::ObjectSubclassIsExt as _};
 use gst_rtsp_server::{gst_rtsp::RTSPLowerTrans, prelude::*};
@@ -89,6 +90,15 @@ impl FilmMedia {
         }
     }
 
+    /// Where in the film it is, going by the packets that were made: a sink holds each of them until
+    /// its time has come. `None` before the first.
+    pub(super) fn position(&self) -> Option<gst::ClockTime> {
+        let bin = self.element().downcast::<gst::Bin>().ok()?;
+        payloaders(&bin)
+            .filter_map(|payloader| position(&payloader))
+            .max()
+    }
+
     /// What the film is called, as far as its file says.
     pub(super) fn title(&self) -> Option<&str> {
         self.imp().title.get().map(String::as_str)
@@ -107,6 +117,20 @@ impl FilmMedia {
     fn pipeline(&self) -> Option<gst::Pipeline> {
         self.element().parent().and_downcast()
     }
+}
+
+/// The place in the film of the last packet that a payloader made.
+fn position(payloader: &gst::Element) -> Option<gst::ClockTime> {
+    // Not "running-time": GStreamer 1.22 has that in units of the RTP clock, as this is.
+    let made = payloader.property::<gst::Structure>("stats");
+    let number = |name| made.get::<u32>(name).ok();
+    let time = number("timestamp")?.wrapping_sub(number("timestamp-offset")?);
+    let time = gst::ClockTime::SECOND.mul_div_floor(time.into(), number("clock-rate")?.into())?;
+    let segment = payloader
+        .static_pad("src")?
+        .sticky_event::<gst::event::Segment>(0)?;
+    let segment = segment.segment().downcast_ref::<gst::ClockTime>()?;
+    segment.to_stream_time(segment.position_from_running_time(time)?)
 }
 
 mod imp {

@@ -6,7 +6,10 @@
 //! network could end the film from elsewhere. Seen from another address a session's id is unknown
 //! like any that never was (454).
 
-use super::player::session_plays;
+use super::{
+    film::FilmMedia,
+    player::{mount_path, session_plays},
+};
 use gst_rtsp_server::{RTSPFilterResult, RTSPSession, RTSPSessionPool, prelude::*};
 use iceflix_core::api::StreamId;
 use std::{
@@ -69,6 +72,17 @@ impl Sessions {
         let sessions = self.all();
         let playing = |(_, session): &&(_, RTSPSession)| session_plays(session, stream);
         sessions.iter().filter(playing).count()
+    }
+
+    /// Where in the film those are that play the stream: the furthest.
+    pub(super) fn position(&self, stream: &StreamId) -> Option<gst::ClockTime> {
+        let path = mount_path(stream);
+        let sessions = self.all().into_iter();
+        let playing = sessions.flat_map(|(_, session)| session.filter(None));
+        let films = playing
+            .filter(|media| media.matches(&path).is_some())
+            .filter_map(|media| media.media()?.downcast::<FilmMedia>().ok());
+        films.filter_map(|film| film.position()).max()
     }
 
     /// Forgets the addresses that have neither a connection nor a session. Called where connections
