@@ -3,7 +3,7 @@
 //! | row | what it holds |
 //! |---|---|
 //! | `user/{name}` | password hash, role, when made |
-//! | `epoch/{name}` | when the user was last revoked: sessions of an earlier epoch are over |
+//! | `epoch/{name}` | when the user was last revoked: sessions of an earlier epoch are over. It only grows, also where two authenticators revoke apart |
 //! | `disabled/{name}` | that the user is disabled: a row of its own, so that it wins over any other change of the user |
 //! | `session/{id}` | user, public key, epoch, beginning, end, from where it was opened |
 //! | `granted/{id}` | that a session is a grant, and its end: stays when the session was ended |
@@ -27,7 +27,7 @@ use iceflix_core::{
         MediaId, Page, PageRequest, SessionId,
         auth::{PreHash, Role, UserInfo},
     },
-    replica::{Replica, RowChange, StoreError},
+    replica::{Grown, Replica, RowChange, StoreError},
     trust::{self, SESSION_LIFETIME, password},
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -92,6 +92,9 @@ pub struct Session {
     pub media: Option<MediaId>,
 }
 
+/// The rows that only grow: an epoch that began stays begun, whatever else is written.
+pub const GROWING: &[&str] = &["epoch/"];
+
 /// The epoch of a user whose own cannot be read: after that of every session there is.
 const UNREADABLE: u64 = u64::MAX;
 
@@ -134,6 +137,14 @@ fn read<T: DeserializeOwned>(key: &str, value: Value) -> Option<T> {
     serde_json::from_value(value)
         .inspect_err(|error| tracing::error!(key, %error, "a damaged row was passed over"))
         .ok()
+}
+
+fn read_epoch(key: &str, known: Grown) -> u64 {
+    if known.readable {
+        return known.since;
+    }
+    tracing::error!(key, "an epoch that cannot be read ends all sessions");
+    UNREADABLE
 }
 
 fn write<T: Serialize>(key: String, value: &T) -> RowChange {
@@ -246,20 +257,16 @@ impl Accounts {
     fn next_epoch(&self, name: &str) -> u64 {
         // It fits for half a billion years.
         let now = u64::try_from(trust::now().as_millis()).unwrap_or(UNREADABLE - 1);
-        match self.epoch(name) {
-            UNREADABLE => now,
-            epoch => now.max(epoch + 1),
-        }
+        let known = self.replica.grown(&epoch_key(name));
+        known.map_or(now, |known| now.max(known.since.saturating_add(1)))
     }
 
     /// Since when the user's sessions count: milliseconds since 1970 of the last revocation, or 0.
     /// When it cannot be read none counts, until there is a new one.
     pub fn epoch(&self, name: &str) -> u64 {
         let key = epoch_key(name);
-        match self.replica.get(&key) {
-            Some(value) => read(&key, value).unwrap_or(UNREADABLE),
-            None => 0,
-        }
+        let known = self.replica.grown(&key);
+        known.map_or(0, |known| read_epoch(&key, known))
     }
 
     /// The epoch in which a session can be opened. One that cannot be read is mended by a new one.
@@ -276,9 +283,9 @@ impl Accounts {
 
     /// All epochs above 0.
     pub fn epochs(&self) -> Vec<(String, u64)> {
-        let rows = self.replica.scan("epoch/").into_iter();
-        rows.filter_map(|(key, value)| {
-            let epoch = read(&key, value).unwrap_or(UNREADABLE);
+        let rows = self.replica.scan_grown("epoch/").into_iter();
+        rows.filter_map(|(key, known)| {
+            let epoch = read_epoch(&key, known);
             Some((key.strip_prefix("epoch/")?.to_owned(), epoch))
         })
         .collect()

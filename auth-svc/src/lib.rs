@@ -196,8 +196,7 @@ impl AuthServer {
             &node.topics,
             Kind::Auth,
             &node.instance,
-            // Epochs are to grow only; but one that cannot be read has to count as well.
-            &[],
+            accounts::GROWING,
             if had_peers { PEERS } else { Duration::ZERO },
         )
         .await?;

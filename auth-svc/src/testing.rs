@@ -52,7 +52,7 @@ impl Desk {
             topics,
             Kind::Auth,
             &node.instance,
-            &[],
+            crate::accounts::GROWING,
             std::time::Duration::ZERO,
         )
         .await;

@@ -1,8 +1,8 @@
 //! Rows that several instances of one service share.
 //!
 //! Every instance has them all: in memory to read, in SQLite to keep. A write gets a stamp of the
-//! hybrid logical clock; of two writes to a row the later stamp wins, everywhere. A removed row
-//! stays as a tombstone. An instance that joins takes the others' rows, then follows their changes
+//! hybrid logical clock; of two writes to a row the later stamp wins, everywhere, but for rows that
+//! only grow ([`Grown`]). A removed row stays as a tombstone. An instance that joins takes the others' rows, then follows their changes
 //! ([`crate::feed`]). Always writable, converges, not linearisable.
 
 mod digest;
@@ -10,7 +10,7 @@ mod exchange;
 mod rows;
 mod store;
 
-pub use rows::{Row, Rows, Stamp};
+pub use rows::{Grown, Row, Rows, Stamp};
 pub use store::StoreError;
 
 use crate::{
@@ -118,8 +118,8 @@ impl Replica {
     /// Opens the database (made if there is none), takes what peers have that it lacks, and
     /// follows them. What changes from then on, here or elsewhere, comes out of the channel. One
     /// that had peers before waits for them, at most for `patience`: what they wrote meanwhile may
-    /// forbid what it would allow. Of rows whose key begins like one of `growing`, numbers, the
-    /// greatest stands.
+    /// forbid what it would allow. Rows whose keys begin like one of `growing` only grow
+    /// ([`Grown`]), and are not for [`Replica::put_first`].
     ///
     /// # Errors
     /// When the database cannot be opened or the bus is closed.
@@ -200,6 +200,19 @@ impl Replica {
         let rows = lock(&self.inner.rows);
         rows.scan(prefix)
             .map(|(key, value)| (key.to_owned(), value.clone()))
+            .collect()
+    }
+
+    /// What a row comes to that only grows; `None` when nobody ever wrote it.
+    pub fn grown(&self, key: &str) -> Option<Grown> {
+        lock(&self.inner.rows).grown(key)
+    }
+
+    /// What the rows come to whose keys begin so, and that only grow, in the keys' order.
+    pub fn scan_grown(&self, prefix: &str) -> Vec<(String, Grown)> {
+        let rows = lock(&self.inner.rows);
+        rows.scan_grown(prefix)
+            .map(|(key, grown)| (key.to_owned(), grown))
             .collect()
     }
 

@@ -207,6 +207,35 @@ async fn an_epoch_that_cannot_be_read_revives_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_epoch_never_goes_back() {
+    let desk = Desk::new().await;
+    let accounts = &desk.accounts;
+    accounts.revoke("ada").await.unwrap();
+    let earlier = accounts.epoch("ada");
+    let (revoked, _) = desk.session("ada").await;
+    accounts.revoke("ada").await.unwrap();
+    let later = accounts.epoch("ada");
+    assert!(later > earlier);
+    // As another authenticator's that has not heard of it, and writes last.
+    let row = write(epoch_key("ada"), &earlier);
+    desk.replica.put(vec![row]).await.unwrap();
+    assert_eq!(accounts.epoch("ada"), later);
+    assert!(accounts.session_here(revoked).is_none());
+    // A row that was removed says that there was one.
+    let removed = vec![(epoch_key("ada"), None)];
+    desk.replica.put(removed).await.unwrap();
+    assert!(accounts.session_here(revoked).is_none());
+    assert!(accounts.mended_epoch("ada").await.unwrap() > later);
+    assert!(accounts.session_here(revoked).is_none());
+    // One that no clock can have said is mended like one that cannot be read.
+    let row = write(epoch_key("ada"), &(UNREADABLE - 1));
+    desk.replica.put(vec![row]).await.unwrap();
+    assert_eq!(accounts.epoch("ada"), UNREADABLE);
+    let mended = accounts.mended_epoch("ada").await.unwrap();
+    assert!(mended > later && mended < UNREADABLE);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_disabled_user_stays_so_whatever_else_is_written() {
     let desk = Desk::new().await;
     let accounts = &desk.accounts;

@@ -1,6 +1,6 @@
 //! Rows and how they merge: pure. The later stamp wins, in any order, however often; of two rows
-//! with one stamp, the one whose value sorts later as text. Of rows that only grow the greater
-//! number stands, with the later stamp.
+//! with one stamp, the one whose value sorts later as text. Of rows that only grow the later time
+//! stands that they say ([`Grown`]), and of two that say the same, again the later stamp.
 
 use super::digest::{Digest, bucket};
 use crate::{api::InstanceId, topics::Entries};
@@ -8,6 +8,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use std::{cmp::Ordering, collections::BTreeMap};
+
+/// How far after its stamp, in milliseconds, the time may lie that a row says which only grows: a
+/// day. None that a clock wrote lies there by more than moments.
+const AHEAD: u64 = 24 * 3600 * 1000;
 
 /// When a row was written, by the hybrid logical clock, and by whom: as text that sorts by time
 /// (16 hexadecimal digits of NTP time, `-`, 32 of the writer's id).
@@ -52,6 +56,24 @@ impl Stamp {
         let id = uhlc::ID::try_from(id.to_le_bytes()).ok()?;
         Some(uhlc::Timestamp::new(uhlc::NTP64(time), id))
     }
+
+    /// Its time, in units of 2^-32 s since 1970.
+    fn time(&self) -> u64 {
+        self.timestamp()
+            .map_or(0, |timestamp| timestamp.get_time().as_u64())
+    }
+
+    /// Its time, in whole milliseconds since 1970.
+    fn ms(&self) -> u64 {
+        let (seconds, rest) = (self.time() >> 32, self.time() & u64::from(u32::MAX));
+        seconds * 1000 + ((rest * 1000) >> 32)
+    }
+}
+
+/// The last stamp's time before these milliseconds since 1970, or the first within them.
+fn before_ms(ms: u64) -> u64 {
+    let seconds = (ms / 1000).min(u64::from(u32::MAX));
+    (seconds << 32) + ((ms % 1000) << 32) / 1000
 }
 
 /// The clock's id of an instance: what breaks the tie of two writes at one time.
@@ -73,6 +95,16 @@ pub struct Row {
     pub value: Option<Value>,
 }
 
+/// What a row comes to that only grows: a time, in milliseconds since 1970, that something began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Grown {
+    /// Since when. Where that cannot be read, when the row was written: something began then.
+    pub since: u64,
+    /// Whether it could be read. It cannot where a later version has written something else, the
+    /// row was damaged or removed, or where no clock can have said so.
+    pub readable: bool,
+}
+
 #[derive(Serialize, Deserialize)]
 struct OnTheBus {
     s: String,
@@ -85,13 +117,31 @@ impl Row {
         serde_json::json!({ "s": self.stamp.0, "v": self.value })
     }
 
-    /// Whether this row stands where the two meet. A clock gives no stamp twice, but an instance
-    /// that lost its database gives those of the beginning of time again: then it is the value
-    /// that decides, so that all who have both agree.
-    fn wins_over(&self, other: &Self) -> bool {
+    /// What it comes to, if it is one that only grows.
+    pub(super) fn grown(&self) -> Grown {
+        let written = self.stamp.ms();
+        let number = self.value.as_ref().and_then(Value::as_u64);
+        match number.filter(|since| *since <= written.saturating_add(AHEAD)) {
+            Some(since) => Grown {
+                since,
+                readable: true,
+            },
+            None => Grown {
+                since: written,
+                readable: false,
+            },
+        }
+    }
+
+    /// Whether this row stands where the two meet: an order of all there can be, so that whoever
+    /// has both agrees. A clock gives no stamp twice, but an instance that lost its database gives
+    /// those of the beginning of time again: then it is the value that decides.
+    pub(super) fn wins_over(&self, other: &Self, grows: bool) -> bool {
+        let since = |row: &Row| grows.then(|| row.grown().since);
         // A tombstone sorts before all values.
-        let text = |row: &Self| row.value.as_ref().map(Value::to_string);
-        match self.stamp.cmp(&other.stamp) {
+        let text = |row: &Row| row.value.as_ref().map(Value::to_string);
+        let order = since(self).cmp(&since(other));
+        match order.then_with(|| self.stamp.cmp(&other.stamp)) {
             Ordering::Greater => true,
             Ordering::Less => false,
             Ordering::Equal => self.value != other.value && text(self) > text(other),
@@ -114,15 +164,15 @@ pub struct Rows {
     rows: BTreeMap<String, Row>,
     /// What these rows come to, to compare with another instance's.
     digest: Digest,
-    /// How the keys of rows begin whose values are numbers that only grow.
+    /// How the keys of rows begin that only grow.
     growing: &'static [&'static str],
     /// Of each row that is being written: the last stamp given, and how many writes there are.
     given: BTreeMap<String, (Stamp, usize)>,
 }
 
 impl Rows {
-    /// No rows yet. Of two values of a row whose key begins like one of `growing`, numbers, the
-    /// greater stands, whichever is later.
+    /// No rows yet. Those whose keys begin like one of `growing` only grow: of two the one that
+    /// says the later time stands ([`Grown`]), whichever was written later.
     pub fn new(growing: &'static [&'static str]) -> Self {
         Self {
             growing,
@@ -143,30 +193,23 @@ impl Rows {
             .collect()
     }
 
-    /// Whether the row's value is a number that only grows.
+    /// Whether the row of this key is one that only grows.
     pub(super) fn grows(growing: &[&str], key: &str) -> bool {
         growing.iter().any(|begin| key.starts_with(begin))
     }
 
-    /// What stands when this row meets the one that is known; `None` when that stays as it is.
-    fn joined(&self, key: &str, row: &Row) -> Option<Row> {
-        let Some(known) = self.rows.get(key) else {
-            return Some(row.clone());
-        };
-        if !Self::grows(self.growing, key) {
-            return row.wins_over(known).then(|| row.clone());
-        }
-        // What is no number is less than any; of two such, the one that sorts later as text stands.
-        let size = |row: &Row| {
-            let number = row.value.as_ref().and_then(Value::as_u64);
-            (number, row.value.as_ref().map(Value::to_string))
-        };
-        let greater = if size(row) > size(known) { row } else { known };
-        let joined = Row {
-            stamp: row.stamp.clone().max(known.stamp.clone()),
-            value: greater.value.clone(),
-        };
-        (joined != *known).then_some(joined)
+    /// What a row comes to that only grows; `None` when nobody ever wrote it.
+    pub fn grown(&self, key: &str) -> Option<Grown> {
+        self.rows.get(key).map(Row::grown)
+    }
+
+    /// What the rows come to whose keys begin so, and that only grow, in order: those that were
+    /// removed, too.
+    pub fn scan_grown<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = (&'a str, Grown)> {
+        self.rows
+            .range(prefix.to_owned()..)
+            .take_while(move |(key, _)| key.starts_with(prefix))
+            .map(|(key, row)| (key.as_str(), row.grown()))
     }
 
     /// A row's value, unless it was removed.
@@ -189,13 +232,16 @@ impl Rows {
 
     /// Whether this row would be news.
     pub fn would_take(&self, key: &str, row: &Row) -> bool {
-        self.joined(key, row).is_some()
+        let grows = Self::grows(self.growing, key);
+        let known = self.rows.get(key);
+        known.is_none_or(|known| row.wins_over(known, grows))
     }
 
     /// Gives the stamp for one write to all these rows at this time: later than what it replaces,
     /// whatever the clocks say, because whoever writes has seen that; and later than what was
     /// given to other writes of these rows, until those are [settled](Self::settle). One stamp for
-    /// all: of two writes to the same rows, one wins whole.
+    /// all: of two writes to the same rows, one wins whole. Where rows only grow, also later than
+    /// what the replaced one says, so that what cannot be read stands over what its writer saw.
     pub fn give_stamp<'a>(
         &mut self,
         keys: impl Iterator<Item = &'a String> + Clone,
@@ -204,11 +250,13 @@ impl Rows {
         let before = keys
             .clone()
             .flat_map(|key| {
-                let given = self.given.get(key).map(|(stamp, _)| stamp);
-                [self.rows.get(key).map(|row| &row.stamp), given]
+                let given = self.given.get(key).map(|(stamp, _)| stamp.time());
+                let known = self.rows.get(key);
+                let grows = known.filter(|_| Self::grows(self.growing, key));
+                let said = grows.map(|row| before_ms(row.grown().since));
+                [known.map(|row| row.stamp.time()), given, said]
             })
             .flatten()
-            .filter_map(|stamp| Some(stamp.timestamp()?.get_time().as_u64()))
             .max();
         let stamp = match before {
             Some(before) if before >= time.get_time().as_u64() => {
@@ -240,13 +288,13 @@ impl Rows {
         }
     }
 
-    /// Takes in rows, and gives back those that changed by it, as they stand now.
+    /// Takes in rows, and gives back those that are news.
     pub fn merge(&mut self, rows: impl IntoIterator<Item = (String, Row)>) -> Vec<(String, Row)> {
         let mut newer = Vec::new();
         for (key, row) in rows {
-            let Some(row) = self.joined(&key, &row) else {
+            if !self.would_take(&key, &row) {
                 continue;
-            };
+            }
             if let Some(before) = self.rows.insert(key.clone(), row.clone()) {
                 self.digest.toggle(&key, &before);
             }
@@ -272,9 +320,19 @@ mod tests {
 
     const GROWING: &[&str] = &["d"];
 
+    /// Some milliseconds, most of them in a few steps.
+    fn times() -> impl Strategy<Value = u64> {
+        prop_oneof![0u64..20, 0u64..1 << 28]
+    }
+
     fn row() -> impl Strategy<Value = (String, Row)> {
-        let value = proptest::option::of(any::<u8>().prop_map(Value::from));
-        ("[a-d]", 0u64..20, 1u128..4, value).prop_map(|(key, time, id, value)| {
+        let value = prop_oneof![
+            4 => any::<u8>().prop_map(Value::from),
+            1 => Just(serde_json::json!({ "later": "version" })),
+            1 => Just(Value::from(u64::MAX)),
+        ];
+        let value = proptest::option::of(value);
+        ("[a-d]", times(), 1u128..4, value).prop_map(|(key, time, id, value)| {
             let id = uhlc::ID::try_from(id.to_le_bytes()).unwrap();
             (
                 key,
@@ -327,11 +385,38 @@ mod tests {
             let mut most = None;
             for (key, row) in rows {
                 if Rows::grows(GROWING, &key) {
-                    most = most.max(row.value.as_ref().and_then(Value::as_u64));
+                    most = most.max(Some(row.grown().since));
                 }
                 all.merge([(key, row)]);
-                prop_assert_eq!(all.get("d").and_then(Value::as_u64), most);
+                prop_assert_eq!(all.grown("d").map(|grown| grown.since), most);
             }
+        }
+
+        /// What a later version writes here counts, too, if its writer saw what there was …
+        #[test]
+        fn what_cannot_be_read_stands_over_what_its_writer_saw(rows in rows(), now in times()) {
+            let mut all = Rows::new(GROWING);
+            all.merge(rows);
+            let (key, before) = ("d".to_owned(), all.grown("d"));
+            let id = uhlc::ID::try_from([2u8; 16]).unwrap();
+            let stamp = all.give_stamp([&key].into_iter(), &uhlc::Timestamp::new(uhlc::NTP64(now), id));
+            let strange = Row { stamp, value: Some(serde_json::json!({ "later": "version" })) };
+            prop_assert!(all.would_take(&key, &strange));
+            all.merge([(key.clone(), strange)]);
+            let grown = all.grown("d").unwrap();
+            prop_assert!(!grown.readable && before.is_none_or(|before| grown.since >= before.since));
+            // … and the next number stands over that.
+            let stamp = all.give_stamp([&key].into_iter(), &uhlc::Timestamp::new(uhlc::NTP64(now), id));
+            let next = Row { stamp, value: Some(Value::from(grown.since + 1)) };
+            all.merge([(key, next)]);
+            let next = Grown { since: grown.since + 1, readable: true };
+            prop_assert_eq!(all.grown("d"), Some(next));
+        }
+
+        #[test]
+        fn a_stamp_within_milliseconds_is_found(ms in 0..u64::from(u32::MAX) * 1000) {
+            let id = uhlc::ID::try_from([1u8; 16]).unwrap();
+            prop_assert_eq!(Stamp::of(before_ms(ms) + 1, id).ms(), ms);
         }
 
         #[test]
@@ -421,6 +506,26 @@ mod tests {
         #[test]
         fn rows_travel(row in row()) {
             prop_assert_eq!(Row::from_value(&row.1.to_value()), Some(row.1));
+        }
+    }
+
+    /// However far beyond all clocks a damaged number is, it is no time.
+    #[test]
+    fn a_number_that_no_clock_can_have_said_cannot_be_read() {
+        let id = uhlc::ID::try_from([1u8; 16]).unwrap();
+        let grown = |value: u64| {
+            let (stamp, value) = (Stamp::of(5 << 32, id), Some(Value::from(value)));
+            Row { stamp, value }.grown()
+        };
+        let (last, written) = (5000 + AHEAD, 5000);
+        let (readable, unreadable) = (true, false);
+        for (value, since, readable) in [
+            (7, 7, readable),
+            (last, last, readable),
+            (last + 1, written, unreadable),
+            (u64::MAX, written, unreadable),
+        ] {
+            assert_eq!(grown(value), Grown { since, readable }, "{value}");
         }
     }
 

@@ -1,7 +1,8 @@
 //! Rows on disk: SQLite, on a thread of its own.
 
 use super::rows::{Row, Rows, Stamp};
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension as _, TransactionBehavior, params};
+use serde_json::Value;
 use std::{
     path::{Path, PathBuf},
     sync::{Arc, mpsc},
@@ -123,16 +124,25 @@ fn open(
             let key: String = row.get(0).map_err(failed)?;
             let stamp: String = row.get(1).map_err(failed)?;
             let value: Option<String> = row.get(2).map_err(failed)?;
-            let value = value.map(|text| serde_json::from_str(&text)).transpose();
-            match (Stamp::parse(&stamp), value) {
-                (Some(stamp), Ok(value)) => {
-                    rows.merge([(key, Row { stamp, value })]);
-                }
-                _ => tracing::error!(key, "a damaged row was passed over"),
+            match read(growing, &key, &stamp, value.as_deref()) {
+                Some(row) => drop(rows.merge([(key, row)])),
+                None => tracing::error!(key, "a damaged row was passed over"),
             }
         }
     }
     Ok((connection, rows))
+}
+
+/// Reads a row; `None` when it is damaged.
+fn read(growing: &[&str], key: &str, stamp: &str, value: Option<&str>) -> Option<Row> {
+    let stamp = Stamp::parse(stamp)?;
+    let value = match value.map(serde_json::from_str).transpose() {
+        Ok(value) => value,
+        // When something was said there counts by itself.
+        Err(_) if Rows::grows(growing, key) => None,
+        Err(_) => return None,
+    };
+    Some(Row { stamp, value })
 }
 
 /// Writes what comes, all that waits in one transaction, until the last handle is gone.
@@ -162,32 +172,26 @@ fn write<'a>(
     rows: impl Iterator<Item = &'a (String, Row)>,
     growing: &[&str],
 ) -> rusqlite::Result<()> {
-    let transaction = connection.transaction()?;
+    // What is kept is read before it is replaced: no other may write in between.
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     {
-        // As rows in memory merge (`Row::wins_over`): no value's JSON is empty, so the empty text is
-        // a tombstone's.
-        let mut upsert = transaction.prepare_cached(
-            "INSERT INTO rows (key, stamp, value) VALUES (?1, ?2, ?3)
-             ON CONFLICT (key) DO UPDATE SET stamp = excluded.stamp, value = excluded.value
-             WHERE excluded.stamp > rows.stamp OR excluded.stamp = rows.stamp
-                 AND ifnull(excluded.value, '') > ifnull(rows.value, '')",
-        )?;
-        // Numbers here are below 2^63: microseconds of some time.
-        let mut grow = transaction.prepare_cached(
-            "INSERT INTO rows (key, stamp, value) VALUES (?1, ?2, ?3)
-             ON CONFLICT (key) DO UPDATE SET
-                 stamp = max(excluded.stamp, rows.stamp),
-                 value = CASE
-                     WHEN ifnull(CAST(excluded.value AS INTEGER), -1) > ifnull(CAST(rows.value AS INTEGER), -1)
-                     THEN excluded.value ELSE rows.value END",
+        let mut known =
+            transaction.prepare_cached("SELECT stamp, value FROM rows WHERE key = ?1")?;
+        let mut replace = transaction.prepare_cached(
+            "INSERT OR REPLACE INTO rows (key, stamp, value) VALUES (?1, ?2, ?3)",
         )?;
         for (key, row) in rows {
-            let value = row.value.as_ref().map(serde_json::Value::to_string);
-            let statement = match Rows::grows(growing, key) {
-                true => &mut grow,
-                false => &mut upsert,
-            };
-            statement.execute(params![key, row.stamp.as_str(), value])?;
+            let kept = known.query_row([key], |columns| {
+                let (stamp, value): (String, Option<String>) = columns.try_into()?;
+                Ok(read(growing, key, &stamp, value.as_deref()))
+            });
+            // The same function decides as in memory, so that both come to the same.
+            let grows = Rows::grows(growing, key);
+            let kept = kept.optional()?.flatten();
+            if kept.is_none_or(|kept| row.wins_over(&kept, grows)) {
+                let value = row.value.as_ref().map(Value::to_string);
+                replace.execute(params![key, row.stamp.as_str(), value])?;
+            }
         }
     }
     transaction.commit()
@@ -195,12 +199,13 @@ fn write<'a>(
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::Grown, *};
+    use proptest::prelude::*;
     use serde_json::json;
 
     const GROWING: &[&str] = &["epoch/"];
 
-    fn row(time: u64, value: Option<serde_json::Value>) -> Row {
+    fn row(time: u64, value: Option<Value>) -> Row {
         let stamp = Stamp::parse(&format!("{time:016x}-{:032x}", 1)).unwrap();
         Row { stamp, value }
     }
@@ -249,22 +254,66 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn what_grows_ends_on_disk_as_in_memory() {
-        let values = [(3, Some(json!(9))), (1, Some(json!(10))), (2, None)];
-        for order in [[0, 1, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
+    /// Rows of few keys, some of which only grow: with the same stamps, with numbers that say more
+    /// and less than their stamps, removed, and of a later version.
+    fn rows() -> impl Strategy<Value = Vec<(String, Row)>> {
+        let value = prop_oneof![
+            (0u64..20).prop_map(Value::from),
+            Just(json!({ "later": "version" })),
+            Just(json!(u64::MAX)),
+        ];
+        let written = ("(epoch/)?[ab]", 0u64..4, proptest::option::of(value));
+        // The times are about milliseconds, as what they say is.
+        let written = written.prop_map(|(key, ms, value)| (key, row(ms << 22, value)));
+        proptest::collection::vec(written, 0..12)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        /// In whatever order and pieces they come.
+        #[test]
+        fn rows_end_on_disk_as_in_memory(rows in rows(), pieces in 1usize..5) {
             let dir = tempfile::tempdir().unwrap();
-            let path = dir.path().join("rows.sqlite");
-            let (store, mut memory) = Store::open(&path, GROWING).await.unwrap();
-            for (time, value) in order.map(|n: usize| values[n].clone()) {
-                let written = vec![("epoch/ada".to_owned(), row(time, value))];
-                memory.merge(written.clone());
-                store.write(written).await.unwrap();
+            let (mut connection, mut memory) = open(&dir.path().join("rows.sqlite"), GROWING).unwrap();
+            for rows in rows.chunks(pieces) {
+                memory.merge(rows.to_vec());
+                write(&mut connection, rows.iter(), GROWING).unwrap();
             }
-            drop(store);
-            let (_store, disk) = Store::open(&path, GROWING).await.unwrap();
-            assert_eq!(disk, memory, "{order:?}");
-            assert_eq!(disk.get("epoch/ada"), Some(&json!(10)));
+            drop(connection);
+            let (_, disk) = open(&dir.path().join("rows.sqlite"), GROWING).unwrap();
+            prop_assert_eq!(disk, memory);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_only_grows_counts_when_it_is_damaged() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("rows.sqlite");
+        let (store, _) = Store::open(&path, GROWING).await.unwrap();
+        for key in ["epoch/ada", "other"] {
+            let written = vec![(key.to_owned(), row(5 << 32, Some(json!(4000))))];
+            store.write(written).await.unwrap();
+        }
+        drop(store);
+        let connection = Connection::open(&path).unwrap();
+        connection
+            .execute_batch("UPDATE rows SET value = '40{'")
+            .unwrap();
+        let (store, rows) = Store::open(&path, GROWING).await.unwrap();
+        let (since, readable) = (5000, false);
+        assert_eq!(rows.grown("epoch/ada"), Some(Grown { since, readable }));
+        assert_eq!(rows.get("other"), None, "passed over");
+        // Whatever is written takes the place of what is damaged, and is no less.
+        let written = ["epoch/ada", "other"].map(|key| {
+            let row = row(6 << 32, Some(json!(5001)));
+            (key.to_owned(), row)
+        });
+        store.write(written.to_vec()).await.unwrap();
+        drop(store);
+        let (_store, rows) = Store::open(&path, GROWING).await.unwrap();
+        for key in ["epoch/ada", "other"] {
+            assert_eq!(rows.get(key), Some(&json!(5001)));
         }
     }
 

@@ -4,7 +4,7 @@ use crate::world::{Cable, Hand, id, node, rows, wait_for};
 use iceflix_core::{
     api::Kind,
     bus::{AliveToken, Bus},
-    replica::{Replica, Stamp},
+    replica::{Grown, Replica, Stamp},
     topics::Topics,
 };
 use serde_json::{Value, json};
@@ -252,4 +252,34 @@ async fn of_two_epochs_begun_apart_the_greater_stands() {
     }
     two.put(vec![change("epoch/ada", 5)]).await.unwrap();
     assert_eq!(two.get("epoch/ada"), Some(json!(9)));
+
+    // What a later version writes there is a beginning, too: of when it was written. Numbers from
+    // before then that come afterwards undo it as little as each other.
+    cable.cut();
+    let strange = json!({ "later": "version" });
+    let row = ("epoch/ada".to_owned(), Some(strange.clone()));
+    one.put(vec![row]).await.unwrap();
+    let begun = one.grown("epoch/ada").unwrap();
+    assert!(!begun.readable && begun.since > 9);
+    two.put(vec![change("epoch/ada", 20)]).await.unwrap();
+    two.put(vec![change("healed", 2)]).await.unwrap();
+    cable.mend();
+    for replica in [&one, &two] {
+        wait_for("they agree once more", || {
+            replica.get("healed") == Some(json!(2))
+                && replica.get("epoch/ada").as_ref() == Some(&strange)
+        })
+        .await;
+    }
+    // And what begins after it stands over it.
+    let next = Grown {
+        since: begun.since + 1,
+        readable: true,
+    };
+    let row = ("epoch/ada".to_owned(), Some(json!(next.since)));
+    two.put(vec![row]).await.unwrap();
+    wait_for("the next is heard", || {
+        [&one, &two].map(|replica| replica.grown("epoch/ada")) == [Some(next); 2]
+    })
+    .await;
 }
