@@ -9,8 +9,14 @@ use std::{
 };
 use tokio::sync::oneshot;
 
-/// The version of the tables; a file of a later one is not opened.
-const SCHEMA: i64 = 1;
+/// How the tables came to be: each step takes a file from one version, its `user_version`, to the
+/// next; an empty file's is 0. Steps that a release had are never changed, only followed by others.
+const STEPS: &[&str] = &[
+    // It may be there: a file was once given its version in a transaction of its own.
+    "CREATE TABLE IF NOT EXISTS rows (
+         key TEXT PRIMARY KEY, stamp TEXT NOT NULL, value TEXT
+     ) WITHOUT ROWID",
+];
 
 /// The database could not be used.
 #[derive(Debug, thiserror::Error)]
@@ -25,13 +31,30 @@ pub enum StoreError {
     },
     /// It was written by a later version of this program.
     #[error(
-        "the database {path} was written by a later version of IceFlix (schema {found}, this one knows {SCHEMA}); update this program"
+        "the database {path} was written by a later version of IceFlix (schema {found}, this one knows {known}); update this program"
     )]
     Later {
         /// Which file.
         path: String,
         /// Its version.
         found: i64,
+        /// The latest version that this program knows.
+        known: i64,
+    },
+    /// It was written by an earlier version, and could not be brought to this one's tables. It is
+    /// as it was.
+    #[error(
+        "the database {path} (schema {found}) could not be brought to schema {wanted} and is as it was: {reason}"
+    )]
+    Migrate {
+        /// Which file.
+        path: String,
+        /// Its version.
+        found: i64,
+        /// The version that it should have got.
+        wanted: i64,
+        /// Why not.
+        reason: String,
     },
     /// It could not be written.
     #[error("the database cannot be written: {0}")]
@@ -93,26 +116,11 @@ fn open(
         path: path.display().to_string(),
         reason: error.to_string(),
     };
-    let connection = Connection::open(path).map_err(failed)?;
-    let found: i64 = connection
-        .query_row("PRAGMA user_version", [], |row| row.get(0))
-        .map_err(failed)?;
-    if found > SCHEMA {
-        return Err(StoreError::Later {
-            path: path.display().to_string(),
-            found,
-        });
-    }
+    let mut connection = Connection::open(path).map_err(failed)?;
+    migrate(&mut connection, path, STEPS)?;
     // FULL makes each commit durable in WAL mode too (SQLite's documentation of `synchronous`).
     connection
-        .execute_batch(&format!(
-            "PRAGMA journal_mode = WAL;
-             PRAGMA synchronous = FULL;
-             CREATE TABLE IF NOT EXISTS rows (
-                 key TEXT PRIMARY KEY, stamp TEXT NOT NULL, value TEXT
-             ) WITHOUT ROWID;
-             PRAGMA user_version = {SCHEMA};"
-        ))
+        .execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL")
         .map_err(failed)?;
     let mut rows = Rows::new(growing);
     {
@@ -131,6 +139,43 @@ fn open(
         }
     }
     Ok((connection, rows))
+}
+
+/// Takes the steps that this file has not taken, all of them or none. Refuses one that has taken
+/// more, before anything is written to it.
+///
+/// No copy is made of a file that is changed: a step that fails leaves nothing behind, and a copy of
+/// password hashes and sessions beside the rows would be one more thing to guard and to clear away.
+fn migrate(connection: &mut Connection, path: &Path, steps: &[&str]) -> Result<(), StoreError> {
+    let path = path.display().to_string();
+    let found = connection.query_row("PRAGMA user_version", [], |row| row.get(0));
+    let found: i64 = found.map_err(|error| StoreError::Open {
+        path: path.clone(),
+        reason: error.to_string(),
+    })?;
+    let known = i64::try_from(steps.len()).unwrap_or(i64::MAX);
+    // A version below 0 is no version of ours: as if from the farthest future.
+    let taken = usize::try_from(found).unwrap_or(usize::MAX);
+    match steps.get(taken..) {
+        None => Err(StoreError::Later { path, found, known }),
+        Some([]) => Ok(()),
+        Some(missing) => take(connection, missing, known).map_err(|error| StoreError::Migrate {
+            path,
+            found,
+            wanted: known,
+            reason: error.to_string(),
+        }),
+    }
+}
+
+/// Takes steps to a version, in one transaction.
+fn take(connection: &mut Connection, steps: &[&str], version: i64) -> rusqlite::Result<()> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    for step in steps {
+        transaction.execute_batch(step)?;
+    }
+    transaction.pragma_update(None, "user_version", version)?;
+    transaction.commit()
 }
 
 /// Reads a row; `None` when it is damaged.
@@ -317,19 +362,104 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn a_file_of_a_later_version_is_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("rows.sqlite");
-        drop(Store::open(&path, GROWING).await.unwrap());
-        let connection = Connection::open(&path).unwrap();
-        connection
-            .execute_batch("PRAGMA user_version = 99")
+    /// Two steps of some later version: one adds to what there is, one makes something of it.
+    const LATER: [&str; 3] = [
+        STEPS[0],
+        "ALTER TABLE rows ADD COLUMN origin TEXT NOT NULL DEFAULT 'here'",
+        "CREATE TABLE keys (key TEXT PRIMARY KEY); INSERT INTO keys SELECT key FROM rows",
+    ];
+
+    /// A file of this version with a row in it.
+    fn file_of_this_version(dir: &Path) -> PathBuf {
+        let path = dir.join("rows.sqlite");
+        let (mut connection, _) = open(&path, GROWING).unwrap();
+        let written = [("a".to_owned(), row(1, Some(json!(1))))];
+        write(&mut connection, written.iter(), GROWING).unwrap();
+        path
+    }
+
+    fn version(connection: &Connection) -> i64 {
+        let version = connection.query_row("PRAGMA user_version", [], |row| row.get(0));
+        version.unwrap()
+    }
+
+    fn tables(connection: &Connection) -> Vec<String> {
+        let mut statement = connection
+            .prepare("SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY name")
             .unwrap();
-        assert!(matches!(
-            Store::open(&path, GROWING).await,
-            Err(StoreError::Later { found: 99, .. })
-        ));
+        let tables = statement.query_map([], |row| row.get(0)).unwrap();
+        tables.map(Result::unwrap).collect()
+    }
+
+    #[test]
+    fn a_file_of_an_earlier_version_is_brought_to_this_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = file_of_this_version(dir.path());
+        let mut connection = Connection::open(&path).unwrap();
+        assert_eq!(version(&connection), 1);
+        // Once, however often it is opened.
+        for _ in 0..2 {
+            migrate(&mut connection, &path, &LATER).unwrap();
+            assert_eq!(version(&connection), 3);
+            let kept: String = connection
+                .query_row("SELECT origin FROM rows JOIN keys USING (key)", [], |row| {
+                    row.get(0)
+                })
+                .unwrap();
+            assert_eq!(kept, "here");
+        }
+        // An empty file takes all steps, and ends with the same tables.
+        let fresh = dir.path().join("fresh.sqlite");
+        let mut fresh_connection = Connection::open(&fresh).unwrap();
+        migrate(&mut fresh_connection, &fresh, &LATER).unwrap();
+        assert_eq!(tables(&fresh_connection), tables(&connection));
+        assert_eq!(version(&fresh_connection), 3);
+    }
+
+    #[test]
+    fn a_step_that_fails_leaves_the_file_as_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = file_of_this_version(dir.path());
+        let mut connection = Connection::open(&path).unwrap();
+        let before = tables(&connection);
+        let steps = [
+            LATER[0],
+            LATER[1],
+            LATER[2],
+            "INSERT INTO nowhere VALUES (1)",
+        ];
+        let failed = migrate(&mut connection, &path, &steps)
+            .unwrap_err()
+            .to_string();
+        for said in ["rows.sqlite", "schema 1", "schema 4", "nowhere"] {
+            assert!(failed.contains(said), "{failed}");
+        }
+        assert_eq!((tables(&connection), version(&connection)), (before, 1));
+        drop(connection);
+        let (_, rows) = open(&path, GROWING).unwrap();
+        assert_eq!(rows.get("a"), Some(&json!(1)));
+    }
+
+    #[test]
+    fn a_file_of_a_later_version_is_refused_and_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = file_of_this_version(dir.path());
+        for found in [99, -1] {
+            let connection = Connection::open(&path).unwrap();
+            let set = format!("PRAGMA user_version = {found}");
+            connection.execute_batch(&set).unwrap();
+            drop(connection);
+            let before = std::fs::read(&path).unwrap();
+            let refused = open(&path, GROWING).unwrap_err();
+            let said = refused.to_string();
+            assert!(
+                matches!(refused, StoreError::Later { known: 1, .. }),
+                "{said}"
+            );
+            assert!(said.contains("rows.sqlite") && said.contains("update this program"));
+            assert!(said.contains(&found.to_string()), "{said}");
+            assert_eq!(std::fs::read(&path).unwrap(), before);
+        }
     }
 
     #[tokio::test]
