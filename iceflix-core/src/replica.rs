@@ -8,10 +8,12 @@
 mod digest;
 mod exchange;
 mod rows;
+mod sqlite;
 mod store;
 
 pub use rows::{Grown, Row, Rows, Stamp};
-pub use store::StoreError;
+pub use sqlite::Sqlite;
+pub use store::{Store, StoreError};
 
 use crate::{
     api::{InstanceId, Kind},
@@ -29,7 +31,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::{Duration, Instant},
 };
-use store::Store;
+use store::Keeper;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -96,7 +98,7 @@ pub struct Replica {
 struct Inner {
     rows: Mutex<Rows>,
     clock: uhlc::HLC,
-    store: Store,
+    store: Keeper,
     speaker: Speaker,
     bus: Bus,
     topic: FeedTopic,
@@ -115,11 +117,9 @@ struct Hearing {
 }
 
 impl Replica {
-    /// Opens the database (made if there is none), takes what peers have that it lacks, and
-    /// follows them. What changes from then on, here or elsewhere, comes out of the channel. One
-    /// that had peers before waits for them, at most for `patience`: what they wrote meanwhile may
-    /// forbid what it would allow. Rows whose keys begin like one of `growing` only grow
-    /// ([`Grown`]), and are not for [`Replica::put_first`].
+    /// Opens rows that are kept in SQLite, in this file (made if there is none). Rows whose keys
+    /// begin like one of `growing` only grow ([`Grown`]), and are not for [`Replica::put_first`].
+    /// See [`Replica::open_in`].
     ///
     /// # Errors
     /// When the database cannot be opened or the bus is closed.
@@ -132,7 +132,26 @@ impl Replica {
         growing: &'static [&'static str],
         patience: Duration,
     ) -> Result<(Self, mpsc::UnboundedReceiver<Vec<RowChange>>), ReplicaError> {
-        let (store, rows) = Store::open(database, growing).await?;
+        let database = database.to_owned();
+        let open = move || Sqlite::open(&database, growing);
+        Self::open_in(open, bus, topics, kind, instance, patience).await
+    }
+
+    /// Opens the database, takes what peers have that it lacks, and follows them. What changes from then on, here or elsewhere, comes out of the channel. One
+    /// that had peers before waits for them, at most for `patience`: what they wrote meanwhile may
+    /// forbid what it would allow.
+    ///
+    /// # Errors
+    /// When the database cannot be opened or the bus is closed.
+    pub async fn open_in<S: Store>(
+        open: impl FnOnce() -> Result<S, StoreError> + Send + 'static,
+        bus: &Bus,
+        topics: &Topics,
+        kind: Kind,
+        instance: &InstanceId,
+        patience: Duration,
+    ) -> Result<(Self, mpsc::UnboundedReceiver<Vec<RowChange>>), ReplicaError> {
+        let (store, rows) = Keeper::start(open).await?;
         let topic = topics.rows(kind);
         let speaker = Speaker::start(bus, &topic, instance, rows.entries()).await?;
         let (changed, changes) = mpsc::unbounded_channel();
@@ -375,8 +394,8 @@ impl Inner {
     async fn answer(&self, question: Question) -> Vec<Vec<u8>> {
         match question {
             Question::Keep(rows) => {
-                // What was heard already may still be on its way to the disk.
-                let kept = self.merge(rows).await && self.store.write(Vec::new()).await.is_ok();
+                // What was heard already may still be on its way to the disk, or not have got there.
+                let kept = self.merge(rows).await && self.store.all_kept().await.is_ok();
                 // If not, it was logged, and another one may keep them.
                 if kept {
                     Answer::Kept.encode()
@@ -452,7 +471,7 @@ impl Inner {
         self.tell(newer.clone());
         // Last, so that they are seen here at once: what is lost before it is kept comes again
         // with the next snapshot.
-        let kept = self.store.write(newer).await;
+        let kept = self.store.keep(newer).await;
         if let Err(error) = &kept {
             tracing::error!(%error, "rows from a peer could not be kept");
         }
@@ -476,6 +495,12 @@ async fn compare(inner: Weak<Inner>, alive: watch::Receiver<BTreeSet<InstanceId>
         let jitter = rand::rng().random_range(0..=COMPARE.as_millis() / 2);
         tokio::time::sleep(COMPARE + Duration::from_millis(u64::try_from(jitter).unwrap_or(0)))
             .await;
+        // A disk that was full may have room again.
+        if let Some(inner) = inner.upgrade()
+            && let Err(error) = inner.store.all_kept().await
+        {
+            tracing::error!(%error, "rows from peers are still not kept");
+        }
         let peer = {
             let alive = alive.borrow();
             alive.iter().choose(&mut rand::rng()).cloned()

@@ -180,6 +180,17 @@ impl Rows {
         }
     }
 
+    /// No rows, of which the same only grow.
+    pub(super) fn none(&self) -> Self {
+        Self::new(self.growing)
+    }
+
+    /// Takes all rows out.
+    pub(super) fn take(&mut self) -> Vec<(String, Row)> {
+        let none = self.none();
+        std::mem::replace(self, none).rows.into_iter().collect()
+    }
+
     /// What these rows come to.
     pub fn digest(&self) -> &Digest {
         &self.digest

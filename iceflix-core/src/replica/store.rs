@@ -1,25 +1,31 @@
-//! Rows on disk: SQLite, on a thread of its own.
+//! Keeping rows: what a database has to be able to do, and the thread on which it does.
 
-use super::rows::{Row, Rows, Stamp};
-use rusqlite::{Connection, OptionalExtension as _, TransactionBehavior, params};
-use serde_json::Value;
-use std::{
-    path::{Path, PathBuf},
-    sync::{Arc, mpsc},
-};
+use super::rows::{Row, Rows};
+use std::sync::{Arc, mpsc};
 use tokio::sync::oneshot;
 
-/// How the tables came to be: each step takes a file from one version, its `user_version`, to the
-/// next; an empty file's is 0. Steps that a release had are never changed, only followed by others.
-const STEPS: &[&str] = &[
-    // It may be there: a file was once given its version in a transaction of its own.
-    "CREATE TABLE IF NOT EXISTS rows (
-         key TEXT PRIMARY KEY, stamp TEXT NOT NULL, value TEXT
-     ) WITHOUT ROWID",
-];
+/// A database that keeps one instance's rows. There is one, SQLite in a file ([`super::Sqlite`]);
+/// another, over the network, can take its place.
+///
+/// What it does may take long: it is called on a thread of its own, one thing at a time.
+pub trait Store: Send + 'static {
+    /// All rows that are kept, tombstones too.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    fn rows(&mut self) -> Result<Rows, StoreError>;
 
-/// The database could not be used.
-#[derive(Debug, thiserror::Error)]
+    /// Keeps rows: each merges with what is kept as it does in memory ([`Rows::merge`]), in any
+    /// order. All of them are durable when it returns; none was taken when it fails, and it may be
+    /// tried again.
+    ///
+    /// # Errors
+    /// When they could not be kept.
+    fn write(&mut self, rows: &[(String, Row)]) -> Result<(), StoreError>;
+}
+
+/// Rows could not be kept.
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
     /// It could not be opened.
     #[error("the database {path} cannot be opened: {reason}")]
@@ -58,37 +64,45 @@ pub enum StoreError {
     },
     /// It could not be written.
     #[error("the database cannot be written: {0}")]
-    Write(#[source] Arc<rusqlite::Error>),
+    Write(#[source] Arc<dyn std::error::Error + Send + Sync>),
     /// Its thread has ended.
     #[error("the database is closed")]
     Closed,
 }
 
-type Written = oneshot::Sender<Result<(), StoreError>>;
-
-/// A handle to the thread that writes. Dropping the last one ends it after its last write.
-#[derive(Debug, Clone)]
-pub(super) struct Store {
-    jobs: mpsc::Sender<(Vec<(String, Row)>, Written)>,
+/// Rows to be kept.
+struct Job {
+    rows: Vec<(String, Row)>,
+    /// Whether they are in memory already, and so to be kept sooner or later.
+    shown: bool,
+    done: oneshot::Sender<Result<(), StoreError>>,
 }
 
-impl Store {
-    /// Opens the database and reads all rows.
-    ///
-    /// `growing`: see [`Rows::new`].
-    pub(super) async fn open(
-        path: &Path,
-        growing: &'static [&'static str],
+/// A handle to the thread that keeps rows. Dropping the last one ends it after its last write.
+#[derive(Debug, Clone)]
+pub(super) struct Keeper {
+    jobs: mpsc::Sender<Job>,
+}
+
+impl Keeper {
+    /// Opens a database on a thread of its own, and reads all rows.
+    pub(super) async fn start<S: Store>(
+        open: impl FnOnce() -> Result<S, StoreError> + Send + 'static,
     ) -> Result<(Self, Rows), StoreError> {
-        let path = path.to_owned();
         let (jobs, inbox) = mpsc::channel();
         let (opened, result) = oneshot::channel();
         let thread = std::thread::Builder::new().name("rows".into());
+        let read = || {
+            let mut store = open()?;
+            let rows = store.rows()?;
+            Ok((store, rows))
+        };
         thread
-            .spawn(move || match open(&path, growing) {
-                Ok((mut connection, rows)) => {
+            .spawn(move || match read() {
+                Ok((mut store, rows)) => {
+                    let mut owed = rows.none();
                     if opened.send(Ok(rows)).is_ok() {
-                        write_all(&mut connection, &inbox, growing);
+                        keep_all(&mut store, &inbox, &mut owed);
                     }
                 }
                 Err(error) => drop(opened.send(Err(error))),
@@ -98,104 +112,33 @@ impl Store {
         Ok((Self { jobs }, rows))
     }
 
-    /// Writes rows; they are on disk when it returns.
+    /// Keeps rows that nobody has seen: if that fails, they are forgotten.
     pub(super) async fn write(&self, rows: Vec<(String, Row)>) -> Result<(), StoreError> {
-        let (written, result) = oneshot::channel();
-        self.jobs
-            .send((rows, written))
-            .map_err(|_| StoreError::Closed)?;
+        self.ask(rows, false).await
+    }
+
+    /// Keeps rows that are shown already: if that fails, it is tried again with all that is to be
+    /// kept later.
+    pub(super) async fn keep(&self, rows: Vec<(String, Row)>) -> Result<(), StoreError> {
+        self.ask(rows, true).await
+    }
+
+    /// Waits until everything is kept that was to be, and tries again what could not.
+    pub(super) async fn all_kept(&self) -> Result<(), StoreError> {
+        self.ask(Vec::new(), true).await
+    }
+
+    async fn ask(&self, rows: Vec<(String, Row)>, shown: bool) -> Result<(), StoreError> {
+        let (done, result) = oneshot::channel();
+        let job = Job { rows, shown, done };
+        self.jobs.send(job).map_err(|_| StoreError::Closed)?;
         result.await.map_err(|_| StoreError::Closed)?
     }
 }
 
-fn open(
-    path: &PathBuf,
-    growing: &'static [&'static str],
-) -> Result<(Connection, Rows), StoreError> {
-    let failed = |error: rusqlite::Error| StoreError::Open {
-        path: path.display().to_string(),
-        reason: error.to_string(),
-    };
-    let mut connection = Connection::open(path).map_err(failed)?;
-    migrate(&mut connection, path, STEPS)?;
-    // FULL makes each commit durable in WAL mode too (SQLite's documentation of `synchronous`).
-    connection
-        .execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL")
-        .map_err(failed)?;
-    let mut rows = Rows::new(growing);
-    {
-        let mut statement = connection
-            .prepare("SELECT key, stamp, value FROM rows")
-            .map_err(failed)?;
-        let mut found = statement.query([]).map_err(failed)?;
-        while let Some(row) = found.next().map_err(failed)? {
-            let key: String = row.get(0).map_err(failed)?;
-            let stamp: String = row.get(1).map_err(failed)?;
-            let value: Option<String> = row.get(2).map_err(failed)?;
-            match read(growing, &key, &stamp, value.as_deref()) {
-                Some(row) => drop(rows.merge([(key, row)])),
-                None => tracing::error!(key, "a damaged row was passed over"),
-            }
-        }
-    }
-    Ok((connection, rows))
-}
-
-/// Takes the steps that this file has not taken, all of them or none. Refuses one that has taken
-/// more, before anything is written to it.
-///
-/// No copy is made of a file that is changed: a step that fails leaves nothing behind, and a copy of
-/// password hashes and sessions beside the rows would be one more thing to guard and to clear away.
-fn migrate(connection: &mut Connection, path: &Path, steps: &[&str]) -> Result<(), StoreError> {
-    let path = path.display().to_string();
-    let found = connection.query_row("PRAGMA user_version", [], |row| row.get(0));
-    let found: i64 = found.map_err(|error| StoreError::Open {
-        path: path.clone(),
-        reason: error.to_string(),
-    })?;
-    let known = i64::try_from(steps.len()).unwrap_or(i64::MAX);
-    // A version below 0 is no version of ours: as if from the farthest future.
-    let taken = usize::try_from(found).unwrap_or(usize::MAX);
-    match steps.get(taken..) {
-        None => Err(StoreError::Later { path, found, known }),
-        Some([]) => Ok(()),
-        Some(missing) => take(connection, missing, known).map_err(|error| StoreError::Migrate {
-            path,
-            found,
-            wanted: known,
-            reason: error.to_string(),
-        }),
-    }
-}
-
-/// Takes steps to a version, in one transaction.
-fn take(connection: &mut Connection, steps: &[&str], version: i64) -> rusqlite::Result<()> {
-    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    for step in steps {
-        transaction.execute_batch(step)?;
-    }
-    transaction.pragma_update(None, "user_version", version)?;
-    transaction.commit()
-}
-
-/// Reads a row; `None` when it is damaged.
-fn read(growing: &[&str], key: &str, stamp: &str, value: Option<&str>) -> Option<Row> {
-    let stamp = Stamp::parse(stamp)?;
-    let value = match value.map(serde_json::from_str).transpose() {
-        Ok(value) => value,
-        // When something was said there counts by itself.
-        Err(_) if Rows::grows(growing, key) => None,
-        Err(_) => return None,
-    };
-    Some(Row { stamp, value })
-}
-
-/// Writes what comes, all that waits in one transaction, until the last handle is gone.
-fn write_all(
-    connection: &mut Connection,
-    inbox: &mpsc::Receiver<(Vec<(String, Row)>, Written)>,
-    growing: &[&str],
-) {
+/// Keeps what comes, all that waits at once, until the last handle is gone. `owed`: what is shown
+/// and could not be kept.
+fn keep_all(store: &mut impl Store, inbox: &mpsc::Receiver<Job>, owed: &mut Rows) {
     while let Ok(first) = inbox.recv() {
         let mut jobs = vec![first];
         while jobs.len() < 256
@@ -203,275 +146,26 @@ fn write_all(
         {
             jobs.push(job);
         }
-        let rows = jobs.iter().flat_map(|(rows, _)| rows);
-        let result = write(connection, rows, growing).map_err(Arc::new);
-        for (_, written) in jobs {
-            // The asker may have given up; the rows are written all the same.
-            let _ = written.send(result.clone().map_err(StoreError::Write));
-        }
-    }
-}
-
-fn write<'a>(
-    connection: &mut Connection,
-    rows: impl Iterator<Item = &'a (String, Row)>,
-    growing: &[&str],
-) -> rusqlite::Result<()> {
-    // What is kept is read before it is replaced: no other may write in between.
-    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    {
-        let mut known =
-            transaction.prepare_cached("SELECT stamp, value FROM rows WHERE key = ?1")?;
-        let mut replace = transaction.prepare_cached(
-            "INSERT OR REPLACE INTO rows (key, stamp, value) VALUES (?1, ?2, ?3)",
-        )?;
-        for (key, row) in rows {
-            let kept = known.query_row([key], |columns| {
-                let (stamp, value): (String, Option<String>) = columns.try_into()?;
-                Ok(read(growing, key, &stamp, value.as_deref()))
-            });
-            // The same function decides as in memory, so that both come to the same.
-            let grows = Rows::grows(growing, key);
-            let kept = kept.optional()?.flatten();
-            if kept.is_none_or(|kept| row.wins_over(&kept, grows)) {
-                let value = row.value.as_ref().map(Value::to_string);
-                replace.execute(params![key, row.stamp.as_str(), value])?;
+        jobs.sort_by_key(|job| !job.shown);
+        let mut rows = owed.take();
+        let mut shown = rows.len();
+        for job in &mut jobs {
+            rows.append(&mut job.rows);
+            if job.shown {
+                shown = rows.len();
             }
         }
-    }
-    transaction.commit()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{super::Grown, *};
-    use proptest::prelude::*;
-    use serde_json::json;
-
-    const GROWING: &[&str] = &["epoch/"];
-
-    fn row(time: u64, value: Option<Value>) -> Row {
-        let stamp = Stamp::parse(&format!("{time:016x}-{:032x}", 1)).unwrap();
-        Row { stamp, value }
-    }
-
-    #[tokio::test]
-    async fn rows_survive_and_the_later_write_wins() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("rows.sqlite");
-        let (store, rows) = Store::open(&path, GROWING).await.unwrap();
-        assert_eq!(rows, Rows::new(GROWING));
-        for (key, row) in [
-            ("a", row(2, Some(json!({"n": 2})))),
-            ("a", row(1, Some(json!({"n": 1})))),
-            ("b", row(1, Some(json!(1)))),
-            ("b", row(2, None)),
-        ] {
-            store.write(vec![(key.into(), row)]).await.unwrap();
+        let result = match rows.is_empty() {
+            true => Ok(()),
+            false => store.write(&rows),
+        };
+        if result.is_err() {
+            rows.truncate(shown);
+            owed.merge(rows);
         }
-        drop(store);
-        let (_store, rows) = Store::open(&path, GROWING).await.unwrap();
-        assert_eq!(rows.get("a"), Some(&json!({"n": 2})));
-        assert_eq!(rows.get("b"), None);
-        assert!(
-            !rows.lacks("b", &row(2, None).stamp),
-            "the tombstone is kept"
-        );
-    }
-
-    #[tokio::test]
-    async fn rows_of_one_stamp_end_on_disk_as_in_memory() {
-        let values = [None, Some(json!("x")), Some(json!("y")), Some(json!(10))];
-        for first in &values {
-            for second in &values {
-                let dir = tempfile::tempdir().unwrap();
-                let path = dir.path().join("rows.sqlite");
-                let (store, mut memory) = Store::open(&path, GROWING).await.unwrap();
-                for value in [first, second] {
-                    let written = vec![("a".to_owned(), row(0, value.clone()))];
-                    memory.merge(written.clone());
-                    store.write(written).await.unwrap();
-                }
-                drop(store);
-                let (_store, disk) = Store::open(&path, GROWING).await.unwrap();
-                assert_eq!(disk, memory, "{first:?} {second:?}");
-            }
+        for job in jobs {
+            // The asker may have given up; the rows are kept all the same.
+            let _ = job.done.send(result.clone());
         }
-    }
-
-    /// Rows of few keys, some of which only grow: with the same stamps, with numbers that say more
-    /// and less than their stamps, removed, and of a later version.
-    fn rows() -> impl Strategy<Value = Vec<(String, Row)>> {
-        let value = prop_oneof![
-            (0u64..20).prop_map(Value::from),
-            Just(json!({ "later": "version" })),
-            Just(json!(u64::MAX)),
-        ];
-        let written = ("(epoch/)?[ab]", 0u64..4, proptest::option::of(value));
-        // The times are about milliseconds, as what they say is.
-        let written = written.prop_map(|(key, ms, value)| (key, row(ms << 22, value)));
-        proptest::collection::vec(written, 0..12)
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(64))]
-
-        /// In whatever order and pieces they come.
-        #[test]
-        fn rows_end_on_disk_as_in_memory(rows in rows(), pieces in 1usize..5) {
-            let dir = tempfile::tempdir().unwrap();
-            let (mut connection, mut memory) = open(&dir.path().join("rows.sqlite"), GROWING).unwrap();
-            for rows in rows.chunks(pieces) {
-                memory.merge(rows.to_vec());
-                write(&mut connection, rows.iter(), GROWING).unwrap();
-            }
-            drop(connection);
-            let (_, disk) = open(&dir.path().join("rows.sqlite"), GROWING).unwrap();
-            prop_assert_eq!(disk, memory);
-        }
-    }
-
-    #[tokio::test]
-    async fn what_only_grows_counts_when_it_is_damaged() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("rows.sqlite");
-        let (store, _) = Store::open(&path, GROWING).await.unwrap();
-        for key in ["epoch/ada", "other"] {
-            let written = vec![(key.to_owned(), row(5 << 32, Some(json!(4000))))];
-            store.write(written).await.unwrap();
-        }
-        drop(store);
-        let connection = Connection::open(&path).unwrap();
-        connection
-            .execute_batch("UPDATE rows SET value = '40{'")
-            .unwrap();
-        let (store, rows) = Store::open(&path, GROWING).await.unwrap();
-        let (since, readable) = (5000, false);
-        assert_eq!(rows.grown("epoch/ada"), Some(Grown { since, readable }));
-        assert_eq!(rows.get("other"), None, "passed over");
-        // Whatever is written takes the place of what is damaged, and is no less.
-        let written = ["epoch/ada", "other"].map(|key| {
-            let row = row(6 << 32, Some(json!(5001)));
-            (key.to_owned(), row)
-        });
-        store.write(written.to_vec()).await.unwrap();
-        drop(store);
-        let (_store, rows) = Store::open(&path, GROWING).await.unwrap();
-        for key in ["epoch/ada", "other"] {
-            assert_eq!(rows.get(key), Some(&json!(5001)));
-        }
-    }
-
-    /// Two steps of some later version: one adds to what there is, one makes something of it.
-    const LATER: [&str; 3] = [
-        STEPS[0],
-        "ALTER TABLE rows ADD COLUMN origin TEXT NOT NULL DEFAULT 'here'",
-        "CREATE TABLE keys (key TEXT PRIMARY KEY); INSERT INTO keys SELECT key FROM rows",
-    ];
-
-    /// A file of this version with a row in it.
-    fn file_of_this_version(dir: &Path) -> PathBuf {
-        let path = dir.join("rows.sqlite");
-        let (mut connection, _) = open(&path, GROWING).unwrap();
-        let written = [("a".to_owned(), row(1, Some(json!(1))))];
-        write(&mut connection, written.iter(), GROWING).unwrap();
-        path
-    }
-
-    fn version(connection: &Connection) -> i64 {
-        let version = connection.query_row("PRAGMA user_version", [], |row| row.get(0));
-        version.unwrap()
-    }
-
-    fn tables(connection: &Connection) -> Vec<String> {
-        let mut statement = connection
-            .prepare("SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY name")
-            .unwrap();
-        let tables = statement.query_map([], |row| row.get(0)).unwrap();
-        tables.map(Result::unwrap).collect()
-    }
-
-    #[test]
-    fn a_file_of_an_earlier_version_is_brought_to_this_one() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = file_of_this_version(dir.path());
-        let mut connection = Connection::open(&path).unwrap();
-        assert_eq!(version(&connection), 1);
-        // Once, however often it is opened.
-        for _ in 0..2 {
-            migrate(&mut connection, &path, &LATER).unwrap();
-            assert_eq!(version(&connection), 3);
-            let kept: String = connection
-                .query_row("SELECT origin FROM rows JOIN keys USING (key)", [], |row| {
-                    row.get(0)
-                })
-                .unwrap();
-            assert_eq!(kept, "here");
-        }
-        // An empty file takes all steps, and ends with the same tables.
-        let fresh = dir.path().join("fresh.sqlite");
-        let mut fresh_connection = Connection::open(&fresh).unwrap();
-        migrate(&mut fresh_connection, &fresh, &LATER).unwrap();
-        assert_eq!(tables(&fresh_connection), tables(&connection));
-        assert_eq!(version(&fresh_connection), 3);
-    }
-
-    #[test]
-    fn a_step_that_fails_leaves_the_file_as_it_was() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = file_of_this_version(dir.path());
-        let mut connection = Connection::open(&path).unwrap();
-        let before = tables(&connection);
-        let steps = [
-            LATER[0],
-            LATER[1],
-            LATER[2],
-            "INSERT INTO nowhere VALUES (1)",
-        ];
-        let failed = migrate(&mut connection, &path, &steps)
-            .unwrap_err()
-            .to_string();
-        for said in ["rows.sqlite", "schema 1", "schema 4", "nowhere"] {
-            assert!(failed.contains(said), "{failed}");
-        }
-        assert_eq!((tables(&connection), version(&connection)), (before, 1));
-        drop(connection);
-        let (_, rows) = open(&path, GROWING).unwrap();
-        assert_eq!(rows.get("a"), Some(&json!(1)));
-    }
-
-    #[test]
-    fn a_file_of_a_later_version_is_refused_and_left_alone() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = file_of_this_version(dir.path());
-        for found in [99, -1] {
-            let connection = Connection::open(&path).unwrap();
-            let set = format!("PRAGMA user_version = {found}");
-            connection.execute_batch(&set).unwrap();
-            drop(connection);
-            let before = std::fs::read(&path).unwrap();
-            let refused = open(&path, GROWING).unwrap_err();
-            let said = refused.to_string();
-            assert!(
-                matches!(refused, StoreError::Later { known: 1, .. }),
-                "{said}"
-            );
-            assert!(said.contains("rows.sqlite") && said.contains("update this program"));
-            assert!(said.contains(&found.to_string()), "{said}");
-            assert_eq!(std::fs::read(&path).unwrap(), before);
-        }
-    }
-
-    #[tokio::test]
-    async fn a_file_that_is_no_database_is_named() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("rows.sqlite");
-        std::fs::write(
-            &path,
-            "this is not a database, it is a text of some length".repeat(50),
-        )
-        .unwrap();
-        let error = Store::open(&path, GROWING).await.unwrap_err().to_string();
-        assert!(error.contains("rows.sqlite"), "{error}");
     }
 }

@@ -6,9 +6,46 @@ use crate::{
     trust::{Authority, authority::CERTIFICATE_LIFETIME},
 };
 use serde_json::json;
+use std::{
+    path::PathBuf,
+    sync::atomic::{AtomicBool, Ordering},
+};
 use tempfile::TempDir;
 
 const KEY: &str = "a";
+
+/// A disk that can be full.
+#[derive(Clone, Default)]
+struct Disk {
+    full: Arc<AtomicBool>,
+}
+
+impl Disk {
+    fn set_full(&self, full: bool) {
+        self.full.store(full, Ordering::SeqCst);
+    }
+}
+
+/// Rows on such a disk.
+struct OnDisk {
+    rows: Sqlite,
+    disk: Disk,
+}
+
+impl Store for OnDisk {
+    fn rows(&mut self) -> Result<Rows, StoreError> {
+        self.rows.rows()
+    }
+
+    fn write(&mut self, rows: &[(String, Row)]) -> Result<(), StoreError> {
+        match self.disk.full.load(Ordering::SeqCst) {
+            true => Err(StoreError::Write(Arc::new(std::io::Error::from(
+                std::io::ErrorKind::StorageFull,
+            )))),
+            false => self.rows.write(rows),
+        }
+    }
+}
 
 /// A replica that nobody else can reach.
 struct Alone {
@@ -35,26 +72,30 @@ impl Alone {
         }
     }
 
+    fn path(&self) -> PathBuf {
+        self.dir.path().join("rows.sqlite")
+    }
+
     async fn open(&self) -> Replica {
-        let (path, name) = (self.dir.path().join("rows.sqlite"), "auth-1".parse());
-        let topics = Topics::new("alone");
-        let opened = Replica::open(
-            &path,
-            &self.bus,
-            &topics,
-            Kind::Auth,
-            &name.unwrap(),
-            &[],
-            Duration::ZERO,
-        )
-        .await;
-        opened.unwrap().0
+        self.open_on(&Disk::default()).await.0
+    }
+
+    /// Opens it on a disk, with what it says to have changed.
+    async fn open_on(&self, disk: &Disk) -> (Replica, mpsc::UnboundedReceiver<Vec<RowChange>>) {
+        let (path, disk) = (self.path(), disk.clone());
+        let open = move || {
+            let rows = Sqlite::open(&path, &[])?;
+            Ok(OnDisk { rows, disk })
+        };
+        let (topics, name) = (Topics::new("alone"), "auth-1".parse().unwrap());
+        Replica::open_in(open, &self.bus, &topics, Kind::Auth, &name, Duration::ZERO)
+            .await
+            .unwrap()
     }
 
     /// What is on the disk now.
-    async fn on_disk(&self) -> Rows {
-        let opened = Store::open(&self.dir.path().join("rows.sqlite"), &[]).await;
-        opened.unwrap().1
+    fn on_disk(&self) -> Rows {
+        Sqlite::open(&self.path(), &[]).unwrap().rows().unwrap()
     }
 }
 
@@ -92,7 +133,7 @@ async fn writes_at_the_same_moment_end_the_same_in_memory_and_on_disk() {
             write.await.unwrap();
         }
         assert_ne!(replica.get(&key), Some(json!("future")));
-        assert_eq!(alone.on_disk().await, rows(&replica), "round {round}");
+        assert_eq!(alone.on_disk(), rows(&replica), "round {round}");
         // What is written after all of them stands, too.
         replica.put(vec![(key.clone(), None)]).await.unwrap();
         assert_eq!(replica.get(&key), None);
@@ -112,7 +153,7 @@ async fn of_two_changes_to_a_row_in_one_write_the_last_stands() {
     let twice = vec![change(Some(json!(3))), change(None)];
     replica.put(twice).await.unwrap();
     assert_eq!(replica.get(KEY), None);
-    assert_eq!(alone.on_disk().await, rows(&replica));
+    assert_eq!(alone.on_disk(), rows(&replica));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -127,7 +168,7 @@ async fn first_rows_at_the_same_moment_end_the_same_in_memory_and_on_disk() {
         for write in writes.collect::<Vec<_>>() {
             write.await.unwrap();
         }
-        assert_eq!(alone.on_disk().await, rows(&replica), "round {round}");
+        assert_eq!(alone.on_disk(), rows(&replica), "round {round}");
     }
 }
 
@@ -150,7 +191,7 @@ async fn a_first_row_wins_over_nothing_that_was_ever_written() {
         .unwrap();
     first("fourth").await.unwrap();
     assert_eq!(replica.get(KEY), Some(json!("written")));
-    assert_eq!(alone.on_disk().await, rows(&replica));
+    assert_eq!(alone.on_disk(), rows(&replica));
     drop(replica);
     let replica = alone.open().await;
     assert_eq!(replica.get(KEY), Some(json!("written")), "after a restart");
@@ -179,5 +220,61 @@ async fn nothing_is_changed_when_the_disk_takes_nothing() {
         .put(vec![(KEY.to_owned(), Some(json!(3)))])
         .await
         .unwrap();
-    assert_eq!(alone.on_disk().await, rows(&replica));
+    assert_eq!(alone.on_disk(), rows(&replica));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_full_disk_refuses_is_shown_to_nobody_and_forgotten() {
+    let (alone, disk) = (Alone::new().await, Disk::default());
+    let (replica, mut changes) = alone.open_on(&disk).await;
+    let put = |value| replica.put(vec![(KEY.to_owned(), Some(json!(value)))]);
+    put(1).await.unwrap();
+    assert!(changes.try_recv().is_ok());
+    let (before, said) = (rows(&replica), replica.inner.speaker.entries());
+    disk.set_full(true);
+    for value in [2, 3] {
+        let refused = put(value).await.unwrap_err().to_string();
+        assert!(refused.contains("cannot be written"), "{refused}");
+        let none = replica.put_first(vec![("first".to_owned(), json!(value))]);
+        assert!(none.await.is_err());
+        // Neither to readers here, nor to who follows, nor to peers that ask or compare.
+        assert_eq!(rows(&replica), before);
+        assert_eq!(replica.inner.speaker.entries(), said);
+        assert!(changes.try_recv().is_err());
+    }
+    disk.set_full(false);
+    put(4).await.unwrap();
+    assert_eq!(replica.get(KEY), Some(json!(4)));
+    assert_eq!(replica.get("first"), None);
+    assert_eq!(alone.on_disk(), rows(&replica));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_peer_wrote_is_kept_when_there_is_room_again_and_not_said_to_be_before() {
+    let (alone, disk) = (Alone::new().await, Disk::default());
+    let (replica, _changes) = alone.open_on(&disk).await;
+    let keep = |key: &str| {
+        let entries = Entries::from([(key.to_owned(), from_the_future().1.to_value())]);
+        replica.inner.answer(Question::Keep(entries))
+    };
+    let kept = Answer::Kept.encode();
+    disk.set_full(true);
+    // It is in memory then. That it is not on the disk is known however often it comes …
+    for _ in 0..3 {
+        assert!(keep("theirs").await.is_empty());
+        assert_eq!(replica.get("theirs"), Some(json!("future")));
+    }
+    // … and nothing else is acknowledged that waits with it.
+    assert!(keep("another").await.is_empty());
+    disk.set_full(false);
+    // The next write, whosever it is, takes it along.
+    replica
+        .put(vec![("ours".to_owned(), Some(json!(1)))])
+        .await
+        .unwrap();
+    assert_eq!(alone.on_disk(), rows(&replica));
+    assert_eq!(alone.on_disk().get("theirs"), Some(&json!("future")));
+    for key in ["theirs", "another"] {
+        assert_eq!(keep(key).await, kept);
+    }
 }
