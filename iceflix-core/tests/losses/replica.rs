@@ -283,3 +283,130 @@ async fn of_two_epochs_begun_apart_the_greater_stands() {
     })
     .await;
 }
+
+/// Whether two have the same rows.
+fn same(one: &Replica, other: &Replica) -> bool {
+    one.scan("") == other.scan("") && one.scan_grown("epoch/") == other.scan_grown("epoch/")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_joins_late_or_was_away_for_long_has_everything_and_brings_what_it_wrote() {
+    const ROWS: u32 = 3_000;
+    let dir = tempfile::tempdir().unwrap();
+    let (far, port) = node(Kind::Auth, &[]).await;
+    let one = open(&far, dir.path(), "auth-1").await;
+    let many = |from: u32, value: u32| {
+        let keys = (from..from + ROWS).map(|n| format!("row-{n}"));
+        keys.map(|key| (key, Some(json!(value)))).collect()
+    };
+    one.put(many(0, 1)).await.unwrap();
+    // It joins when all of them are there.
+    let cable = Cable::to(port).await;
+    let (near, _) = node(Kind::Auth, &[cable.port]).await;
+    let two = open(&near, dir.path(), "auth-2").await;
+    wait_for("the late one has all", || same(&one, &two)).await;
+    assert_eq!(two.scan("row-").len(), 3_000);
+
+    // What it wrote last before it went nobody heard.
+    cable.cut();
+    two.put(vec![change("unheard", 1), change("row-0", 7)])
+        .await
+        .unwrap();
+    drop(two);
+    near.close().await;
+    // Meanwhile a third of the rows is written anew, a third is removed, and as many come.
+    one.put(many(ROWS - 1_000, 2)).await.unwrap();
+    let removed = (1..=1_000).map(|n| (format!("row-{n}"), None));
+    one.put(removed.collect()).await.unwrap();
+    one.put(vec![change("epoch/ada", 9)]).await.unwrap();
+    cable.mend();
+    let (near, _) = node(Kind::Auth, &[cable.port]).await;
+    let two = open(&near, dir.path(), "auth-2").await;
+    wait_for("the one that returns has all", || {
+        same(&one, &two) && one.get("unheard").is_some()
+    })
+    .await;
+    assert_eq!(two.scan("row-").len(), 4_000, "what was removed stays so");
+    assert_eq!(one.get("row-0"), Some(json!(7)));
+    assert_eq!(two.get("row-2500"), Some(json!(2)));
+    assert_eq!(two.get("epoch/ada"), Some(json!(9)));
+}
+
+/// One of three is cut off, and everybody writes and removes the same rows.
+#[tokio::test(flavor = "multi_thread")]
+async fn three_that_were_split_agree_on_every_row_that_both_sides_wrote() {
+    let dir = tempfile::tempdir().unwrap();
+    let (first, port) = node(Kind::Auth, &[]).await;
+    let cables = [Cable::to(port).await, Cable::to(port).await];
+    let (second, second_port) = node(Kind::Auth, &[cables[0].port]).await;
+    let (third, _) = node(Kind::Auth, &[cables[1].port, second_port]).await;
+    let all = [
+        open(&first, dir.path(), "auth-1").await,
+        open(&second, dir.path(), "auth-2").await,
+        open(&third, dir.path(), "auth-3").await,
+    ];
+    let key = |n: usize| format!("row-{n}");
+    all[0].put(vec![change("met", 0)]).await.unwrap();
+    for n in 0..24 {
+        all[n % 3].put(vec![change(&key(n), 0)]).await.unwrap();
+    }
+    wait_for("they have met", || {
+        all.iter().all(|replica| replica.scan("row-").len() == 24)
+    })
+    .await;
+    cables.iter().for_each(Cable::cut);
+    // The last to write a row, and whether it is removed, is another one for each.
+    let mut stands = [None; 24];
+    for (turn, value) in (1..=5).enumerate() {
+        for (n, stands) in stands.iter_mut().enumerate() {
+            let writer = (n + turn * (1 + n % 2)) % 3;
+            let value = (!(n + turn).is_multiple_of(3)).then_some(value * 100 + writer);
+            let row = (key(n), value.map(|value| json!(value)));
+            all[writer].put(vec![row]).await.unwrap();
+            *stands = value;
+        }
+    }
+    cables.iter().for_each(Cable::mend);
+    for (n, replica) in all.iter().enumerate() {
+        wait_for(&format!("{n} has what was written last"), || {
+            let rows = stands.iter().enumerate();
+            rows.clone()
+                .all(|(n, value)| replica.get(&key(n)) == value.map(|value| json!(value)))
+        })
+        .await;
+    }
+    assert!(same(&all[0], &all[1]) && same(&all[0], &all[2]));
+}
+
+/// The rows are those of an authenticator's users.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disabled_user_stays_so_whatever_the_other_side_of_a_split_wrote() {
+    let dir = tempfile::tempdir().unwrap();
+    let (far, port) = node(Kind::Auth, &[]).await;
+    let cable = Cable::to(port).await;
+    let (near, _) = node(Kind::Auth, &[cable.port]).await;
+    let one = open(&far, dir.path(), "auth-1").await;
+    let two = open(&near, dir.path(), "auth-2").await;
+    one.put(vec![change("user/ada", 0), change("epoch/ada", 5)])
+        .await
+        .unwrap();
+    wait_for("they have met", || two.get("epoch/ada").is_some()).await;
+    cable.cut();
+    // Disabled here, and afterwards given a role, a password and an earlier epoch there.
+    one.put(vec![change("disabled/ada", 1), change("epoch/ada", 9)])
+        .await
+        .unwrap();
+    for n in 1..=3 {
+        two.put(vec![change("user/ada", n), change("epoch/ada", 5 + n)])
+            .await
+            .unwrap();
+    }
+    cable.mend();
+    wait_for("they agree", || {
+        same(&one, &two) && two.get("disabled/ada").is_some()
+    })
+    .await;
+    assert_eq!(one.get("user/ada"), Some(json!(3)), "the later write");
+    assert_eq!(one.get("epoch/ada"), Some(json!(9)), "the later epoch");
+    assert_eq!(one.get("disabled/ada"), Some(json!(1)));
+}
