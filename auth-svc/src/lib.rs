@@ -19,6 +19,7 @@ use accounts::Accounts;
 use anyhow::Context;
 use enrol::Enrolment;
 use iceflix_core::{
+    announcement::{Absence, Absences},
     api::{
         Kind,
         auth::{Authenticator, AuthenticatorRequest, Token},
@@ -54,6 +55,14 @@ const PEERS: Duration = Duration::from_secs(3);
 
 /// How often what is over is cleared away.
 const CLEARING: Duration = Duration::from_secs(60);
+
+/// Clears away what is over at this time, if it is the others' time, too: with another one this would
+/// take from everybody what lasts.
+async fn clear(accounts: &Accounts, absences: &Absences, now: Duration) {
+    if !absences.has(Absence::Clock) {
+        accounts.clear_expired(now).await;
+    }
+}
 
 /// The authenticator's configuration.
 #[derive(Debug, Clone, Deserialize)]
@@ -229,12 +238,13 @@ impl AuthServer {
         };
         let clearing = {
             let (accounts, status) = (accounts.clone(), Arc::clone(&status));
+            let absences = node.absences.clone();
             tokio::spawn(async move {
-                let mut ticks = tokio::time::interval(CLEARING);
                 loop {
-                    ticks.tick().await;
+                    // Not at once: what time it is for the others is not known at the start.
+                    tokio::time::sleep(CLEARING).await;
                     status.forget_old(Instant::now(), |session| accounts.is_granted(session));
-                    accounts.clear_expired(trust::now()).await;
+                    clear(&accounts, &absences, trust::now()).await;
                 }
             })
         };

@@ -1,5 +1,6 @@
 use super::*;
 use crate::testing::Desk;
+use iceflix_core::announcement::Absence;
 use serde_json::json;
 
 fn user(role: Role) -> User {
@@ -36,6 +37,19 @@ async fn sessions_that_are_over_are_cleared_away_and_no_others() {
     assert_eq!(desk.replica.get(&session_key(over)), None);
     assert!(accounts.session(stays).await.is_some());
     assert!(!accounts.was_ended(over), "it ended by itself");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_cleared_away_by_a_clock_that_is_wrong() {
+    let desk = Desk::new().await;
+    let absences = &desk.node.absences;
+    let (id, _) = desk.session("ada").await;
+    absences.set(Absence::Clock, true);
+    crate::clear(&desk.accounts, absences, days(1000)).await;
+    assert!(desk.accounts.session_here(id).is_some());
+    absences.set(Absence::Clock, false);
+    crate::clear(&desk.accounts, absences, days(1000)).await;
+    assert!(desk.accounts.session_here(id).is_none());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,7 +7,12 @@ use super::{
     inside::{Arriving, Inside},
     link::{Io, Peer, Security},
 };
-use crate::{api::InstanceId, awake::Awake, limits::raise_nofile_limit};
+use crate::{
+    announcement::{Absence, Absences},
+    api::InstanceId,
+    awake::Awake,
+    limits::raise_nofile_limit,
+};
 use futures::{Sink, Stream, StreamExt, ready};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -65,6 +70,14 @@ pub struct Listener {
     inside: Inside,
     arriving: Arriving,
     awake: Option<Awake>,
+    absent: Option<Absent>,
+}
+
+/// When whoever comes from outside is not answered: while this speaks against the service.
+#[derive(Debug, Clone)]
+struct Absent {
+    absences: Absences,
+    absence: Absence,
 }
 
 /// Messages over frames over a connection.
@@ -81,6 +94,7 @@ pub struct ServerLink<Req, Resp> {
     /// The service that calls, if it is one: it may be expelled while it is connected.
     caller: Option<(InstanceId, Security)>,
     awake: Option<Awake>,
+    absent: Option<Absent>,
     stop: Pin<Box<WaitForCancellationFutureOwned>>,
     stopped: bool,
     room: PollSemaphore,
@@ -160,6 +174,7 @@ impl Listener {
             inside,
             arriving,
             awake: None,
+            absent: None,
         })
     }
 
@@ -169,6 +184,16 @@ impl Listener {
     pub fn while_awake(self, awake: Awake) -> Self {
         Self {
             awake: Some(awake),
+            ..self
+        }
+    }
+
+    /// Answers nobody from outside while this speaks against the service: connections are closed
+    /// when they ask for something, so that whoever asks turns to another instance.
+    #[must_use]
+    pub fn unless(self, absences: Absences, absence: Absence) -> Self {
+        Self {
+            absent: Some(Absent { absences, absence }),
             ..self
         }
     }
@@ -249,6 +274,8 @@ impl Listener {
                     let serving = Serving {
                         caller: None,
                         awake: self.awake.clone(),
+                        // It asks itself whether it would answer.
+                        absent: None,
                         stop: stop.clone(),
                         requests: connections.clone(),
                         pass: Arc::new(own_door.enter(self.address.ip())),
@@ -275,6 +302,7 @@ impl Listener {
             let pass = Arc::new(door.enter(address.ip()));
             let (security, stop, handle) = (self.security.clone(), stop.clone(), handle.clone());
             let (requests, awake) = (connections.clone(), self.awake.clone());
+            let absent = self.absent.clone();
             connections.spawn(async move {
                 let closed = pass.closed();
                 let serving = async {
@@ -286,6 +314,7 @@ impl Listener {
                     let serving = Serving {
                         caller: service.map(|instance| (instance, security.clone())),
                         awake,
+                        absent,
                         stop,
                         requests,
                         pass,
@@ -310,6 +339,7 @@ impl Listener {
 struct Serving {
     caller: Option<(InstanceId, Security)>,
     awake: Option<Awake>,
+    absent: Option<Absent>,
     stop: CancellationToken,
     requests: TaskTracker,
     pass: Arc<Pass>,
@@ -328,6 +358,7 @@ impl Serving {
         let link = ServerLink {
             caller: self.caller,
             awake: self.awake,
+            absent: self.absent,
             inner: tokio_serde::Framed::new(super::codec::framed_from_anybody(io), ServerCodec),
             stop: Box::pin(self.stop.cancelled_owned()),
             stopped: false,
@@ -407,6 +438,7 @@ where
         if expelled.is_some_and(|(instance, security)| security.is_expelled(instance))
             // Who asked while this process stood still has long turned to another instance.
             || this.awake.as_ref().is_some_and(|awake| !awake.is())
+            || this.absent.as_ref().is_some_and(|it| it.absences.has(it.absence))
         {
             this.stopped = true;
             return Poll::Ready(None);

@@ -102,6 +102,7 @@ impl World {
             let serving = Serving {
                 caller: None,
                 awake: None,
+                absent: None,
                 stop,
                 requests,
                 pass,

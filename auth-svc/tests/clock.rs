@@ -1,0 +1,166 @@
+//! An authenticator whose clock is not the others': nobody finds it, and who knows where it is gets
+//! no answer.
+
+// Helpers of tests, which clippy does not see as tests.
+#![allow(clippy::unwrap_used)]
+
+use auth_svc::{AuthServer, Config};
+use iceflix_core::{
+    api::{
+        Kind, PROTOCOL, SessionId,
+        auth::{AuthenticatorClient, Login},
+    },
+    bus::{Answering, Bus, BusConfig},
+    clock,
+    config::Common,
+    membership::Membership,
+    rpc::{AttemptError, CallError, Caller, Security},
+    service::Server as _,
+    topics::{Description, Told, Topics},
+    trust::{Authority, SessionKey, authority::CERTIFICATE_LIFETIME, password::prehash},
+};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+use tempfile::TempDir;
+
+const CLUSTER: &str = "clock";
+const PASSWORD: &str = "correct horse battery staple";
+
+/// How long anything may take before a test gives up: much longer than it ever does.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Other machines of the cluster, as far as an authenticator asks them.
+struct World {
+    dir: TempDir,
+    authority: Authority,
+    bus: Bus,
+    seen: Membership,
+}
+
+impl World {
+    async fn new() -> Self {
+        let authority = Authority::create(CLUSTER).unwrap();
+        let name = "others".parse().unwrap();
+        let config = BusConfig {
+            cluster: CLUSTER.into(),
+            credential: authority
+                .issue(Kind::Main, &name, CERTIFICATE_LIFETIME)
+                .unwrap(),
+            listen: vec!["tls/127.0.0.1:0".into()],
+            connect: Vec::new(),
+            scouting: false,
+            interface: "auto".into(),
+        };
+        let bus = Bus::open(&config).await.unwrap();
+        let seen = Membership::follow(&bus, &Topics::new(CLUSTER)).await;
+        Self {
+            dir: tempfile::tempdir().unwrap(),
+            authority,
+            seen: seen.unwrap(),
+            bus,
+        }
+    }
+
+    /// What an authenticator is told.
+    fn config(&self) -> Config {
+        let password = self.dir.path().join("password");
+        std::fs::write(&password, PASSWORD).unwrap();
+        let common = Common {
+            cluster: CLUSTER.parse().unwrap(),
+            instance: Some("auth-1".parse().unwrap()),
+            state_dir: self.dir.path().join("auth-1"),
+            bus_listen: vec!["tls/127.0.0.1:0".into()],
+            bus_connect: self.bus.listens_at(),
+            bus_scouting: false,
+            ..Common::default()
+        };
+        let name = common.instance.clone().unwrap();
+        self.authority
+            .equip(&common.identity(), Kind::Auth, &name, CERTIFICATE_LIFETIME)
+            .unwrap();
+        Config {
+            common,
+            admin_password_file: Some(password),
+            ..Config::default()
+        }
+    }
+
+    /// A machine whose clock is an hour ahead.
+    async fn an_hour_ahead(&self, machine: u8) -> Answering {
+        let name = format!("main-{machine}").parse().unwrap();
+        let key = Topics::new(CLUSTER).availability(Kind::Main, &name);
+        let answering = self.bus.answer(&key, move |_question| {
+            let told = Told {
+                description: Description {
+                    endpoint: SocketAddr::from(([192, 0, 2, machine], 1)),
+                    pid: 1,
+                    protocol: PROTOCOL,
+                    load: 0,
+                    draining: false,
+                },
+                clock_us: Some(clock::now_us() + 3_600_000_000),
+            };
+            let told = serde_json::to_vec(&told).unwrap();
+            Box::pin(std::future::ready(vec![told]))
+        });
+        answering.await.unwrap()
+    }
+
+    /// Waits until the authenticator is listed, or is not.
+    async fn until_listed(&self, listed: bool) {
+        let mut seen = self.seen.watch();
+        let wanted = seen.wait_for(|view| view.instances.is_empty() != listed);
+        let waited = tokio::time::timeout(PATIENCE, wanted).await;
+        assert!(waited.is_ok(), "never listed: {listed}");
+    }
+}
+
+async fn log_in(caller: &Caller, at: SocketAddr) -> Result<Login, CallError> {
+    let key = SessionKey::generate().unwrap().public();
+    let ask = |auth: AuthenticatorClient, context| {
+        let (password, session) = (prehash("admin", PASSWORD), SessionId::random());
+        async move {
+            auth.login(context, "admin".into(), password, session, key)
+                .await
+        }
+    };
+    let answer = caller.call_at(at, Duration::from_secs(10), ask).await?;
+    Ok(answer.unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_authenticator_with_a_wrong_clock_answers_nobody_until_it_is_right() {
+    let world = World::new().await;
+    let auth = AuthServer::bind(world.config()).await.unwrap();
+    let security = Security::client(world.authority.fingerprint()).unwrap();
+    let caller = Caller::by_address(security);
+    world.until_listed(true).await;
+    log_in(&caller, auth.address()).await.unwrap();
+
+    // Two machines say that it is this one's clock which is wrong.
+    let others = [world.an_hour_ahead(2).await, world.an_hour_ahead(3).await];
+    world.until_listed(false).await;
+    // Over the connection that there is, and over new ones: as from one that is gone, after which a
+    // caller with others to ask asks them.
+    for _ in 0..3 {
+        let begin = Instant::now();
+        let refused = log_in(&caller, auth.address()).await;
+        let gone = matches!(
+            &refused,
+            Err(CallError::Unreachable {
+                source: AttemptError::Call(_),
+                ..
+            })
+        );
+        assert!(gone, "{:?}", refused.err());
+        assert!(begin.elapsed() < Duration::from_secs(5), "at once");
+    }
+
+    // It has asked itself all the time and got answers: nothing else keeps it away afterwards.
+    drop(others);
+    world.until_listed(true).await;
+    log_in(&caller, auth.address()).await.unwrap();
+    auth.shutdown().await;
+}
