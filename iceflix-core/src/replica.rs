@@ -50,6 +50,10 @@ const ASKED_AT_ONCE: usize = 8;
 /// How often the rows are compared with another instance's, or somewhat more seldom.
 const COMPARE: Duration = Duration::from_secs(5);
 
+/// Rows of how many buckets are asked for at once, of 256: whoever lacks all of very many gets them
+/// a part at a time, and each part in time.
+const BUCKETS_AT_ONCE: usize = 16;
+
 /// How many missing rows are remembered.
 const MISSES: usize = 4096;
 
@@ -419,8 +423,8 @@ impl Inner {
     async fn repair(&self, peer: &InstanceId) -> Option<usize> {
         let theirs = self.exchange.digest(peer).await?;
         let differing = lock(&self.rows).digest().differing(&theirs);
-        if !differing.is_empty() {
-            let rows = self.exchange.buckets(peer, differing.clone()).await?;
+        for some in differing.chunks(BUCKETS_AT_ONCE) {
+            let rows = self.exchange.buckets(peer, some.to_vec()).await?;
             self.merge(rows).await;
         }
         Some(differing.len())

@@ -4,6 +4,7 @@ use crate::world::{Cable, Hand, id, node, rows, wait_for};
 use iceflix_core::{
     api::Kind,
     bus::{AliveToken, Bus},
+    feed::split,
     replica::{Grown, Replica, Stamp},
     topics::Topics,
 };
@@ -280,6 +281,37 @@ async fn of_two_epochs_begun_apart_the_greater_stands() {
     two.put(vec![row]).await.unwrap();
     wait_for("the next is heard", || {
         [&one, &two].map(|replica| replica.grown("epoch/ada")) == [Some(next); 2]
+    })
+    .await;
+}
+
+/// A peer that has so many rows that it cannot say them all in the time that a question has.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_too_much_for_one_answer_is_taken_a_part_at_a_time() {
+    let (dir, topics) = (tempfile::tempdir().unwrap(), Topics::new("losses"));
+    let (far, port) = node(Kind::Auth, &[]).await;
+    let _hand = Hand::start(&far, &topics, &rows(&topics), "auth-2").await;
+    let key = topics.exchange(Kind::Auth).of(&id("auth-2"));
+    let answering = far.answer(&key, |question| {
+        let question: Value = serde_json::from_slice(&question).unwrap();
+        let asked = question["buckets"].as_array();
+        let answer = match asked.map(Vec::as_slice) {
+            // It differs from everybody in each bucket.
+            None => vec![serde_json::to_vec(&json!({ "digest": vec![1; 256] })).unwrap()],
+            Some(some @ [first, ..]) if some.len() <= 32 => {
+                let of_them = (format!("from-{first}"), row(1, Some(1)).unwrap());
+                split(0, 0, [of_them].into())
+            }
+            Some(_) => Vec::new(),
+        };
+        Box::pin(std::future::ready(answer))
+    });
+    let _answering = answering.await.unwrap();
+    let (near, _) = node(Kind::Auth, &[port]).await;
+    let replica = open(&near, dir.path(), "auth-1").await;
+    wait_for("the first and the last part", || {
+        let parts = replica.scan("from-");
+        parts.len() >= 8 && parts.iter().any(|(key, _)| key == "from-0")
     })
     .await;
 }
