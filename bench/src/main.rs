@@ -10,6 +10,7 @@ mod hashing;
 mod logins;
 mod report;
 mod revocation;
+mod rows;
 mod rtsp;
 mod stats;
 mod titles;
@@ -56,6 +57,8 @@ enum Part {
     Viewers,
     /// How soon a revoked token is refused everywhere, and what judging one costs
     Revocation,
+    /// Writing shared rows, and joining an instance that has 100,000
+    Rows,
 }
 
 fn main() -> ExitCode {
@@ -158,6 +161,10 @@ async fn run(options: &Options) -> anyhow::Result<()> {
     if wanted(Part::Revocation) {
         let media = film::make(&dir).await?;
         let figures = Box::pin(timed("revocation", revocation::run(options, &media))).await?;
+        report.figures.extend(figures);
+    }
+    if wanted(Part::Rows) {
+        let figures = Box::pin(timed("rows", rows::run(options, &dir))).await?;
         report.figures.extend(figures);
     }
     report.load_after = load();
