@@ -76,7 +76,8 @@ struct Following {
     counter: u64,
 }
 
-type Answer = (Kind, InstanceId, Option<Description>);
+/// Who was asked, in which of its lives.
+type Asked = (Kind, InstanceId, u64);
 
 impl Following {
     fn view(&self) -> DirectoryView {
@@ -108,8 +109,8 @@ impl Following {
                     if !event.alive {
                         self.directory.gone(kind, &instance);
                     } else {
-                        self.directory.alive(kind, &instance);
-                        asking.push(ask(self.bus.clone(), event.key, kind, instance).boxed());
+                        let life = self.directory.alive(kind, &instance);
+                        asking.push(self.ask((kind, instance, life)).boxed());
                     }
                 }
                 message = described.next() => {
@@ -124,13 +125,11 @@ impl Following {
                 Ok(()) = expelled.changed() => {
                     self.directory.expel(expelled.borrow_and_update().clone());
                 }
-                Some((kind, instance, answer)) = asking.next() => {
-                    let answer: Answer = (kind, instance, answer);
-                    if let (kind, instance, Some(description)) = answer {
-                        self.directory.described(kind, &instance, description);
-                    } else if self.directory.wanted(kind, &answer.1) {
-                        let key = self.topics.availability(kind, &answer.1);
-                        asking.push(ask(self.bus.clone(), key, kind, answer.1).boxed());
+                Some(((kind, instance, life), answer)) = asking.next() => {
+                    if let Some(description) = answer {
+                        self.directory.answered(kind, &instance, life, description);
+                    } else if self.directory.wanted(kind, &instance, life) {
+                        asking.push(self.ask((kind, instance, life)).boxed());
                     }
                 }
             }
@@ -143,18 +142,21 @@ impl Following {
             });
         }
     }
-}
-
-/// Asks an instance how to reach it.
-async fn ask(bus: Bus, key: String, kind: Kind, instance: InstanceId) -> Answer {
-    let answers = bus.ask(&key, Vec::new(), ASK_TIMEOUT).await;
-    let description = answers
-        .unwrap_or_default()
-        .iter()
-        .find_map(|answer| serde_json::from_slice(&answer.payload).ok());
-    if description.is_none() {
-        // It may be between declaring itself and hearing us; do not spin on it.
-        tokio::time::sleep(Duration::from_millis(50)).await;
+    /// Asks an instance how to reach it.
+    fn ask(&self, asked: Asked) -> impl Future<Output = (Asked, Option<Description>)> + use<> {
+        let key = self.topics.availability(asked.0, &asked.1);
+        let bus = self.bus.clone();
+        async move {
+            let answers = bus.ask(&key, Vec::new(), ASK_TIMEOUT).await;
+            let description = answers
+                .unwrap_or_default()
+                .iter()
+                .find_map(|answer| serde_json::from_slice(&answer.payload).ok());
+            if description.is_none() {
+                // It may be between declaring itself and hearing us; do not spin on it.
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            (asked, description)
+        }
     }
-    (kind, instance, description)
 }

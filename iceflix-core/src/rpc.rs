@@ -8,6 +8,7 @@ pub mod cluster;
 mod codec;
 pub mod door;
 mod frames;
+mod health;
 pub mod inside;
 pub mod link;
 pub mod serve;
@@ -28,4 +29,19 @@ pub fn patience(context: &tarpc::context::Context) -> Duration {
     let left = context.deadline.saturating_duration_since(Instant::now());
     left.saturating_sub(Duration::from_millis(200))
         .max(left / 2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_waits_for_something_answers_shortly_before_its_caller_gives_up() {
+        for (gives_up, least, most) in [(5_000, 4_700, 4_800), (300, 100, 150), (0, 0, 0)] {
+            let mut context = tarpc::context::current();
+            context.deadline = Instant::now() + Duration::from_millis(gives_up);
+            let waits = patience(&context).as_millis();
+            assert!((least..=most).contains(&waits), "{gives_up}: {waits}");
+        }
+    }
 }

@@ -9,7 +9,7 @@ use iceflix_core::{
     announcement::Announcement,
     api::{Kind, main::MainClient, main::MainError},
     bus::{Bus, BusConfig},
-    rpc::{Caller, Cluster, Security},
+    rpc::{CallError, Caller, Cluster, Security},
     service::Server,
     topics::Topics,
     trust::{Authority, authority::CERTIFICATE_LIFETIME},
@@ -22,7 +22,7 @@ use std::{
         Mutex,
         atomic::{AtomicU16, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tempfile::TempDir;
 use tokio::{sync::watch, task::JoinSet};
@@ -110,8 +110,14 @@ struct Main {
 impl Main {
     /// One with its bus on this port.
     async fn start(cluster: &'static str, bus: u16, peers: &[u16]) -> Self {
+        Self::start_at(([127, 0, 0, 1], 0).into(), cluster, bus, peers).await
+    }
+
+    /// The same, answering at this address.
+    async fn start_at(listen: SocketAddr, cluster: &'static str, bus: u16, peers: &[u16]) -> Self {
         let state = tempfile::tempdir().unwrap();
-        let config = config(cluster, &state, bus, peers);
+        let mut config = config(cluster, &state, bus, peers);
+        config.common.listen = listen;
         Self {
             cluster,
             bus,
@@ -355,5 +361,47 @@ async fn more_requests_than_are_handled_at_once_are_all_answered() {
     let second = Main::start("many", free_port(), &[bus]).await;
     assert!(asked.join_all().await.into_iter().all(|answered| answered));
     second.shutdown().await;
+    main.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asks_for_news_waits_for_it_as_long_as_they_say() {
+    let (main, bus, topics) = main_and_peer("news").await;
+    seen(&main, |names| names.len() == 1).await;
+    let cluster = view(&main).await;
+    let (caller, since) = (cluster.caller(), cluster.directory().borrow().version);
+    let ask = |patience| {
+        let news =
+            |main: MainClient, context| async move { main.directory(context, Some(since)).await };
+        caller.call_at(main.address(), patience, news)
+    };
+    // Longer than any other call may take; without news it is answered in time all the same.
+    for patience in [Duration::from_millis(700), Duration::from_secs(3)] {
+        let began = Instant::now();
+        let same = ask(patience).await.unwrap().unwrap();
+        assert_eq!(same.version, since);
+        assert!(began.elapsed() >= patience / 2, "{:?}", began.elapsed());
+    }
+    let (_announcement, news) = tokio::join!(
+        announce(&bus, &topics, Kind::Auth, "auth-1", 1001),
+        ask(PATIENCE)
+    );
+    assert_eq!(news.unwrap().unwrap().instances.len(), 2);
+    main.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_waits_a_moment_for_a_main_that_is_being_restarted() {
+    let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let connect = || Cluster::connect(vec![address], security("restart"));
+    let began = Instant::now();
+    let nobody = connect().await.err();
+    assert!(matches!(nobody, Some(CallError::NoMain(_))), "{nobody:?}");
+    assert!(began.elapsed() >= Duration::from_secs(2));
+    let connecting = tokio::spawn(connect());
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(!connecting.is_finished());
+    let main = Main::start_at(address, "restart", free_port(), &[]).await;
+    connecting.await.unwrap().unwrap();
     main.shutdown().await;
 }

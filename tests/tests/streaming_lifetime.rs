@@ -8,7 +8,7 @@ use iceflix_core::{
     api::{
         MediaId, SessionId,
         auth::{AuthenticatorClient, Role, Token},
-        streaming::{EndReason, StreamError, StreamEvent},
+        streaming::{EndReason, StreamError, StreamEvent, StreamingClient},
     },
     service::Server,
     trust::{now, token},
@@ -282,5 +282,23 @@ async fn a_user_has_only_so_many_streams_at_a_node_and_others_have_theirs() {
     };
     assert_eq!(refused, StreamError::TooMany);
     bob.watch(film).await.unwrap();
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asks_what_happens_waits_for_it_as_long_as_they_say() {
+    let (cluster, _media, film, ada) = cluster().await;
+    let watched = Viewer::new(&cluster, ada).watch(film).await.unwrap();
+    // Longer than any other call may take; it is answered in time all the same.
+    for patience in [Duration::from_millis(700), Duration::from_secs(3)] {
+        let began = Instant::now();
+        let ask = |node: StreamingClient, context| {
+            let stream = watched.stream.stream;
+            async move { node.next_event(context, stream).await }
+        };
+        let event = cluster.caller().call_at(watched.node, patience, ask).await;
+        assert_eq!(event.unwrap(), Ok(StreamEvent::None));
+        assert!(began.elapsed() >= patience / 2, "{:?}", began.elapsed());
+    }
     cluster.stop().await;
 }

@@ -2,23 +2,20 @@
 
 use super::{
     codec::{self, ClientCodec},
+    health::Health,
     link::{Io, Security},
 };
-use crate::{
-    api::{
-        Instance, InstanceId, Kind, auth::AuthenticatorClient, catalog::CatalogClient,
-        main::DirectoryView, main::MainClient, streaming::StreamingClient,
-    },
-    directory::Turns,
+use crate::api::{
+    Instance, InstanceId, Kind, auth::AuthenticatorClient, catalog::CatalogClient,
+    main::DirectoryVersion, main::DirectoryView, main::MainClient, streaming::StreamingClient,
 };
 use dashmap::DashMap;
 use rand::Rng;
 use std::{
     any::Any,
-    collections::{BTreeMap, BTreeSet},
     io,
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 use tarpc::{client::RpcError, context};
@@ -26,16 +23,10 @@ use tokio::sync::{OnceCell, watch};
 
 /// How long a caller waits for an instance of a kind to appear when there is none: about as long
 /// as a killed one takes to be restarted.
-const WAIT_FOR_ONE: Duration = Duration::from_secs(2);
+pub(super) const WAIT_FOR_ONE: Duration = Duration::from_secs(2);
 
 /// How many attempts a call gets in all.
 const ATTEMPTS: u32 = 5;
-
-/// After so many failures in a row an instance is passed over for a while.
-const FAILURES: u32 = 3;
-
-/// How long it is passed over at first; doubled each time, up to 30 s.
-const EJECTION: Duration = Duration::from_secs(1);
 
 /// A client stub that tarpc generated, and how to make it of a connection.
 pub trait Stub: Clone + Send + Sync + 'static {
@@ -137,67 +128,14 @@ struct Inner {
     /// Open connections, by what they speak and where to. Each cell holds a stub.
     links: DashMap<(Kind, SocketAddr), Arc<dyn Any + Send + Sync>>,
     health: Mutex<Health>,
+    /// Which state of the directory was last looked at.
+    seen: Mutex<Option<DirectoryVersion>>,
 }
 
 /// An open connection, and whose certificate is at its other end.
 struct Open<S> {
     stub: S,
     instance: Option<InstanceId>,
-}
-
-/// Whose turn it is, and who is passed over.
-#[derive(Debug, Default)]
-struct Health {
-    turns: Turns,
-    started: BTreeSet<Kind>,
-    failed: BTreeMap<SocketAddr, Failed>,
-}
-
-#[derive(Debug, Default)]
-struct Failed {
-    in_a_row: u32,
-    ejections: u32,
-    until: Option<Instant>,
-}
-
-impl Health {
-    fn pick(&mut self, kind: Kind, alive: &[Instance], now: Instant) -> Option<Instance> {
-        let of_kind: Vec<Instance> = alive.iter().filter(|i| i.kind == kind).cloned().collect();
-        let well: Vec<Instance> = of_kind
-            .iter()
-            .filter(|instance| {
-                let failed = self.failed.get(&instance.endpoint);
-                failed
-                    .and_then(|failed| failed.until)
-                    .is_none_or(|until| until <= now)
-            })
-            .cloned()
-            .collect();
-        // Never the last one: a sick instance is better than none.
-        let candidates = if well.is_empty() { of_kind } else { well };
-        if !candidates.is_empty() && self.started.insert(kind) {
-            // A new caller begins anywhere, so that many of them spread.
-            for _ in 0..rand::rng().random_range(0..candidates.len()) {
-                self.turns.pick(kind, &candidates);
-            }
-        }
-        self.turns.pick(kind, &candidates)
-    }
-
-    fn succeeded(&mut self, endpoint: SocketAddr) {
-        self.failed.remove(&endpoint);
-    }
-
-    fn failed(&mut self, endpoint: SocketAddr, now: Instant) {
-        let failed = self.failed.entry(endpoint).or_default();
-        failed.in_a_row += 1;
-        if failed.in_a_row >= FAILURES {
-            let time = EJECTION * 2u32.pow(failed.ejections.min(5));
-            failed.until = Some(now + time.min(Duration::from_secs(30)));
-            failed.ejections += 1;
-            failed.in_a_row = 0;
-        }
-    }
 }
 
 impl Caller {
@@ -209,6 +147,7 @@ impl Caller {
                 security,
                 links: DashMap::new(),
                 health: Mutex::default(),
+                seen: Mutex::default(),
             }),
         }
     }
@@ -233,7 +172,8 @@ impl Caller {
     }
 
     /// Asks a live instance of the stub's kind, each in its turn; when it fails or is too slow,
-    /// the next one, with growing pauses. The question may so be asked more than once.
+    /// the next one, with growing pauses, five times in all. The question may so be asked more than
+    /// once.
     ///
     /// # Errors
     /// When nobody is alive or every attempt failed.
@@ -244,8 +184,12 @@ impl Caller {
         Fut: Future<Output = Result<R, RpcError>>,
     {
         let mut last = None;
+        let mut tried = Vec::new();
         for attempt in 0..ATTEMPTS {
-            let Some(instance) = self.pick(S::KIND).await else {
+            if let Some(pause) = pause(attempt) {
+                tokio::time::sleep(pause).await;
+            }
+            let Some(instance) = self.pick(S::KIND, &tried).await else {
                 return Err(last.unwrap_or(CallError::NoneAlive(S::KIND)));
             };
             let deadline = effort.first() * 2u32.pow(attempt.min(3));
@@ -253,6 +197,7 @@ impl Caller {
                 Ok(answer) => return Ok(answer),
                 Err(source) => {
                     tracing::debug!(kind = %S::KIND, endpoint = %instance.endpoint, %source, "trying another");
+                    tried.push(instance.endpoint);
                     last = Some(CallError::Unreachable {
                         kind: S::KIND,
                         endpoint: instance.endpoint,
@@ -260,10 +205,6 @@ impl Caller {
                     });
                 }
             }
-            // 0, 20, 40, 80 ms with jitter: the first try elsewhere is at once.
-            let pause = (10u64 << attempt) * u64::from(attempt > 0);
-            let jitter = rand::rng().random_range(0..=pause / 2);
-            tokio::time::sleep(Duration::from_millis(pause + jitter)).await;
         }
         Err(last.unwrap_or(CallError::NoneAlive(S::KIND)))
     }
@@ -293,14 +234,27 @@ impl Caller {
             })
     }
 
-    async fn pick(&self, kind: Kind) -> Option<Instance> {
+    async fn pick(&self, kind: Kind, tried: &[SocketAddr]) -> Option<Instance> {
         let mut directory = self.inner.directory.clone();
         let alive =
             directory.wait_for(|view| view.instances.iter().any(|instance| instance.kind == kind));
         let view = tokio::time::timeout(WAIT_FOR_ONE, alive).await;
         let view = Arc::clone(&*view.ok()?.ok()?);
+        self.follow(&view);
         let mut health = self.health();
-        health.pick(kind, &view.instances, Instant::now())
+        health.pick(kind, &view.instances, tried, Instant::now())
+    }
+
+    /// Lets go of what belongs to instances that have left.
+    fn follow(&self, view: &DirectoryView) {
+        let before = lock(&self.inner.seen).replace(view.version);
+        if before == Some(view.version) {
+            return;
+        }
+        self.health().forget_all_but(view);
+        // Calls in flight hold their connection themselves.
+        let is_there = |at| view.instances.iter().any(|it| it.endpoint == at);
+        self.inner.links.retain(|(_, at), _| is_there(*at));
     }
 
     async fn attempt<S, R, F, Fut>(
@@ -316,18 +270,23 @@ impl Caller {
     {
         let deadline = Instant::now() + time;
         loop {
-            let opening = tokio::time::timeout_at(deadline.into(), self.stub::<S>(endpoint));
+            let cell = self.cell::<S>(endpoint)?;
+            let opening = tokio::time::timeout_at(deadline.into(), self.stub(&cell, endpoint));
             let opened = opening.await.unwrap_or_else(|late| Err(late.into()));
             let (stub, fresh) = match opened {
                 Ok(found) => found,
                 Err(error) => {
+                    self.drop_link(endpoint, &cell);
                     self.health().failed(endpoint, Instant::now());
                     return Err(AttemptError::Connect(error));
                 }
             };
             let mut context = context::current();
             context.deadline = deadline;
-            match ask(stub, context).await {
+            // tarpc watches the deadline from when a request is sent; so many may be waiting to be
+            // that this one is not in time.
+            let asked = tokio::time::timeout_at(deadline.into(), ask(stub, context)).await;
+            match asked.unwrap_or(Err(RpcError::DeadlineExceeded)) {
                 Ok(answer) => {
                     self.health().succeeded(endpoint);
                     return Ok(answer);
@@ -338,7 +297,7 @@ impl Caller {
                     let slow = matches!(error, RpcError::DeadlineExceeded);
                     // A connection on which nothing comes back may be one into nowhere. Calls in
                     // flight on it hold it themselves.
-                    self.inner.links.remove(&(S::KIND, endpoint));
+                    self.drop_link(endpoint, &cell);
                     if slow || fresh {
                         self.health().failed(endpoint, Instant::now());
                         return Err(AttemptError::Call(error));
@@ -348,19 +307,31 @@ impl Caller {
         }
     }
 
-    /// A stub on an open connection, and whether it was opened just now.
-    async fn stub<S: Stub>(&self, endpoint: SocketAddr) -> io::Result<(S, bool)> {
-        let cell = Arc::clone(
-            &*self
-                .inner
-                .links
-                .entry((S::KIND, endpoint))
-                .or_insert_with(|| Arc::new(OnceCell::<Open<S>>::new())),
-        );
-        let Ok(cell) = cell.downcast::<OnceCell<Open<S>>>() else {
+    /// Where the connection to an endpoint is, or will be.
+    fn cell<S: Stub>(&self, endpoint: SocketAddr) -> Result<Arc<OnceCell<Open<S>>>, AttemptError> {
+        let entry = self.inner.links.entry((S::KIND, endpoint));
+        let cell = Arc::clone(&*entry.or_insert_with(|| Arc::new(OnceCell::<Open<S>>::new())));
+        cell.downcast().map_err(|_| {
             // Each kind has one type of stub.
-            return Err(io::Error::other("a connection of another kind"));
+            AttemptError::Connect(io::Error::other("a connection of another kind"))
+        })
+    }
+
+    /// Uses this connection no more, unless another has taken its place already.
+    fn drop_link<S: Stub>(&self, endpoint: SocketAddr, cell: &Arc<OnceCell<Open<S>>>) {
+        let is_it = |link: &Arc<dyn Any + Send + Sync>| {
+            std::ptr::addr_eq(Arc::as_ptr(link), Arc::as_ptr(cell))
         };
+        let links = &self.inner.links;
+        links.remove_if(&(S::KIND, endpoint), |_, link| is_it(link));
+    }
+
+    /// A stub on an open connection, and whether it was opened just now.
+    async fn stub<S: Stub>(
+        &self,
+        cell: &OnceCell<Open<S>>,
+        endpoint: SocketAddr,
+    ) -> io::Result<(S, bool)> {
         let mut fresh = false;
         let open = cell
             .get_or_try_init(|| async {
@@ -373,84 +344,46 @@ impl Caller {
         match &open.instance {
             // Since the connection was opened.
             Some(instance) if self.inner.security.is_expelled(instance) => {
-                self.inner.links.remove(&(S::KIND, endpoint));
                 Err(io::Error::other(format!("{instance} was expelled")))
             }
             _ => Ok((open.stub.clone(), fresh)),
         }
     }
 
-    fn health(&self) -> std::sync::MutexGuard<'_, Health> {
-        // Counters only: a panic elsewhere cannot have left them unusable.
-        self.inner
-            .health
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    fn health(&self) -> MutexGuard<'_, Health> {
+        lock(&self.inner.health)
     }
+}
+
+/// Counters only: a panic elsewhere cannot have left them unusable.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// How long a call waits after so many attempts that failed: after the first not at all, since the
+/// next instance may be well; then 20, 40, 80 ms, and up to half as long again, so that callers who
+/// failed together do not come back together.
+fn pause(attempts: u32) -> Option<Duration> {
+    let pause = match attempts {
+        0 | 1 => return None,
+        _ => 5 << attempts.min(5),
+    };
+    let jitter = rand::rng().random_range(0..=pause / 2);
+    Some(Duration::from_millis(pause + jitter))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn instances(n: u16) -> Vec<Instance> {
-        (1..=n)
-            .map(|n| Instance {
-                kind: Kind::Auth,
-                instance: format!("auth-{n}").parse().unwrap(),
-                endpoint: ([127, 0, 0, 1], n).into(),
-                pid: 1,
-                load: 0,
-                draining: false,
-            })
-            .collect()
-    }
-
     #[test]
-    fn a_failing_instance_is_passed_over_and_comes_back() {
-        let now = Instant::now();
-        let mut health = Health::default();
-        let alive = instances(2);
-        for _ in 0..FAILURES {
-            health.failed(alive[0].endpoint, now);
-        }
-        for _ in 0..4 {
-            let picked = health.pick(Kind::Auth, &alive, now).unwrap();
-            assert_eq!(picked.endpoint, alive[1].endpoint);
-        }
-        let later = now + EJECTION;
-        let picked: Vec<_> = (0..2)
-            .map(|_| health.pick(Kind::Auth, &alive, later).unwrap().endpoint)
-            .collect();
-        assert!(picked.contains(&alive[0].endpoint));
-    }
-
-    #[test]
-    fn the_last_instance_is_never_passed_over() {
-        let now = Instant::now();
-        let mut health = Health::default();
-        let alive = instances(2);
-        for instance in &alive {
-            for _ in 0..FAILURES {
-                health.failed(instance.endpoint, now);
-            }
-        }
-        assert!(health.pick(Kind::Auth, &alive, now).is_some());
-    }
-
-    #[test]
-    fn each_ejection_is_longer() {
-        let now = Instant::now();
-        let mut health = Health::default();
-        let endpoint = instances(1)[0].endpoint;
-        let mut before = now;
-        for _ in 0..4 {
-            for _ in 0..FAILURES {
-                health.failed(endpoint, now);
-            }
-            let until = health.failed[&endpoint].until.unwrap();
-            assert!(until > before);
-            before = until;
+    fn pauses_grow_and_are_not_all_the_same() {
+        assert_eq!([pause(0), pause(1)], [None; 2]);
+        for (attempts, least) in [(2, 20), (3, 40), (4, 80)] {
+            let times = (0..200).map(|_| pause(attempts).unwrap().as_millis());
+            let times: Vec<u128> = times.collect();
+            assert!(times.iter().all(|ms| (least..=least * 3 / 2).contains(ms)));
+            assert!(times.iter().any(|ms| *ms != times[0]), "jitter");
         }
     }
 }
