@@ -4,6 +4,7 @@
 //! runs a service's own `main`, so that what is measured is always what was just built.
 
 mod calls;
+mod detection;
 mod film;
 mod first_packet;
 mod hashing;
@@ -59,6 +60,8 @@ enum Part {
     Revocation,
     /// Writing shared rows, and joining an instance that has 100,000
     Rows,
+    /// How soon everybody knows who is dead, and whether the busy are taken for it
+    Detection,
 }
 
 fn main() -> ExitCode {
@@ -165,6 +168,10 @@ async fn run(options: &Options) -> anyhow::Result<()> {
     }
     if wanted(Part::Rows) {
         let figures = Box::pin(timed("rows", rows::run(options, &dir))).await?;
+        report.figures.extend(figures);
+    }
+    if wanted(Part::Detection) {
+        let figures = Box::pin(timed("detection", detection::run(options))).await?;
         report.figures.extend(figures);
     }
     report.load_after = load();

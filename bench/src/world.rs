@@ -307,7 +307,12 @@ impl World {
 }
 
 /// This program, about to be a service.
-fn service(kind: Kind, number: u32, dir: &Path, authority: &Authority) -> anyhow::Result<Command> {
+pub(crate) fn service(
+    kind: Kind,
+    number: u32,
+    dir: &Path,
+    authority: &Authority,
+) -> anyhow::Result<Command> {
     let instance = format!("{kind}-{number}");
     let identity = dir.join(&instance).join("identity");
     authority.equip(&identity, kind, &instance.parse()?, CERTIFICATE_LIFETIME)?;
