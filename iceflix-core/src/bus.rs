@@ -19,7 +19,10 @@ use seen::SeenBy;
 use settings::Place;
 use std::{
     collections::BTreeSet,
-    sync::{Arc, Mutex, PoisonError, RwLock, Weak},
+    sync::{
+        Arc, Mutex, PoisonError, RwLock, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant, SystemTime},
 };
 use tokio::sync::mpsc;
@@ -110,6 +113,10 @@ struct Inner {
     declared: Mutex<Vec<Weak<Declared>>>,
     /// Held while one session takes another's place.
     renewing: tokio::sync::Mutex<()>,
+    left: AtomicBool,
+    /// Where it was opened: zenoh opens nothing on a runtime of a single thread, as an announcement's
+    /// is (see [`crate::announcement`]).
+    runtime: tokio::runtime::Handle,
 }
 
 impl Inner {
@@ -208,6 +215,8 @@ impl Bus {
                 present: RwLock::new(present),
                 declared: Mutex::default(),
                 renewing: tokio::sync::Mutex::default(),
+                left: AtomicBool::new(false),
+                runtime: tokio::runtime::Handle::current(),
             }),
         })
     }
@@ -215,6 +224,7 @@ impl Bus {
     /// Leaves the bus.
     pub async fn close(&self) {
         let _renewing = self.inner.renewing.lock().await;
+        self.inner.left.store(true, Ordering::Release);
         for declared in self.inner.all_declared() {
             declared.end();
         }
@@ -228,7 +238,22 @@ impl Bus {
     /// # Errors
     /// When no second session could be opened: the first goes on.
     pub async fn renew(&self, credential: Credential) -> Result<(), BusError> {
+        let bus = self.clone();
+        // What was begun is finished, also when whoever asked for it is gone.
+        let renewing = self
+            .inner
+            .runtime
+            .spawn(async move { bus.move_with(credential).await });
+        renewing
+            .await
+            .unwrap_or_else(|broken| Err(not_renewed(broken)))
+    }
+
+    async fn move_with(&self, credential: Credential) -> Result<(), BusError> {
         let _renewing = self.inner.renewing.lock().await;
+        if self.is_closed() {
+            return Err(not_renewed("the bus was left"));
+        }
         let config = BusConfig {
             credential,
             ..self.inner.config.clone()
@@ -271,6 +296,20 @@ impl Bus {
         Ok(())
     }
 
+    /// Ends the session behind the back of all who use it.
+    #[cfg(test)]
+    pub(crate) async fn break_off(&self) {
+        close(self.session()).await;
+    }
+
+    /// Takes back all subscriptions behind the back of those who wait for what they bring.
+    #[cfg(test)]
+    pub(crate) fn deafen(&self) {
+        for declared in self.inner.all_declared() {
+            declared.deafen();
+        }
+    }
+
     /// Where other nodes reach this one now: `tls/ADDRESS:PORT`.
     pub fn listens_at(&self) -> Vec<String> {
         self.present().place.endpoints().to_vec()
@@ -278,7 +317,13 @@ impl Bus {
 
     /// Whether it was left.
     pub fn is_closed(&self) -> bool {
-        self.session().is_closed()
+        self.inner.left.load(Ordering::Acquire)
+    }
+
+    /// Whether the session ended though the bus was not left: nothing is said or heard until it is
+    /// [renewed](Self::renew).
+    pub fn is_broken(&self) -> bool {
+        !self.is_closed() && self.session().is_closed()
     }
 
     fn present(&self) -> Present {
@@ -483,6 +528,14 @@ impl Bus {
             .await
             .map_err(operation("ask on", key))?;
         Ok(receiver)
+    }
+}
+
+fn not_renewed(reason: impl ToString) -> BusError {
+    BusError::Operation {
+        operation: "renew",
+        key: "the session".into(),
+        reason: reason.to_string(),
     }
 }
 

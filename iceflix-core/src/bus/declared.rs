@@ -115,6 +115,15 @@ impl Declared {
         }
     }
 
+    /// Hears nothing any more, and does not know.
+    #[cfg(test)]
+    pub(super) fn deafen(&self) {
+        let mut state = self.state();
+        state
+            .held
+            .retain(|(_, held)| !matches!(held, Held::Subscriber { .. }));
+    }
+
     /// It is over: whoever waits for what it brings need not any more.
     pub(super) fn end(&self) -> Vec<Held> {
         let mut state = self.state();

@@ -381,6 +381,8 @@ async fn a_node_without_a_certificate_gets_nowhere() {
             present: RwLock::new(Present { session, place }),
             declared: Mutex::default(),
             renewing: tokio::sync::Mutex::default(),
+            left: AtomicBool::new(false),
+            runtime: tokio::runtime::Handle::current(),
         }),
     };
     let tried = members.tried_by(&intruder).await;

@@ -3,13 +3,13 @@
 use super::CatchUp;
 use crate::{
     announcement::{Absence, Absences},
-    api::{InstanceId, Kind},
+    api::{Instance, InstanceId, Kind},
     awake::{self, Awake},
     bus::Bus,
     membership::Membership,
     trust::{Credentials, Verifier},
 };
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How long another authenticator may be alive and not be heard: three times as long as each is
 /// silent, and a second for a message that is late.
@@ -48,8 +48,8 @@ pub(super) async fn awake(awake: Awake, catching_up: Vec<CatchUp>, absences: Abs
     }
 }
 
-/// Opens the bus anew when another authenticator is alive and is not heard: every service hears
-/// all of them, every two seconds.
+/// Opens the bus anew when its session is over, and when another authenticator is alive and is not
+/// heard: every service hears all of them, every two seconds.
 pub(super) async fn hearing(
     bus: Bus,
     membership: Membership,
@@ -57,32 +57,40 @@ pub(super) async fn hearing(
     credentials: Credentials,
     own: InstanceId,
 ) {
-    let mut since: Option<Instant> = None;
+    let mut last = None;
+    // Counted, so that a time in which this process stood still is none in which it heard nothing.
+    let mut silent = Duration::ZERO;
     loop {
         tokio::time::sleep(LISTEN).await;
-        let view = membership.now();
-        let speaks = |kind: Kind, name: &InstanceId| kind == Kind::Auth && *name != own;
-        if !view
-            .instances
-            .iter()
-            .any(|it| speaks(it.kind, &it.instance))
-        {
-            since = None;
-            continue;
+        if bus.is_closed() {
+            return;
         }
-        let there = since.get_or_insert_with(Instant::now);
-        let heard = verifier.last_heard().unwrap_or(*there).max(*there);
-        if heard.elapsed() < DEAF {
-            continue;
+        if bus.is_broken() {
+            tracing::warn!("the session on the bus is over: joining it anew");
+        } else {
+            let view = membership.now();
+            let speaks = |it: &Instance| it.kind == Kind::Auth && it.instance != own;
+            let heard = verifier.last_heard();
+            if heard != last || !view.instances.iter().any(speaks) {
+                (last, silent) = (heard, Duration::ZERO);
+                continue;
+            }
+            silent += LISTEN;
+            if silent < DEAF {
+                continue;
+            }
+            tracing::warn!(
+                "authenticators are alive and nothing is heard of them: joining the bus anew"
+            );
         }
-        tracing::warn!(
-            "authenticators are alive and nothing is heard of them: joining the bus anew"
-        );
         match bus.renew(credentials.now()).await {
             Ok(()) => tracing::info!("the bus was joined anew"),
             Err(error) => tracing::error!(%error, "the bus could not be joined anew"),
         }
-        since = None;
+        silent = Duration::ZERO;
         tokio::time::sleep(REOPENED).await;
     }
 }
+
+#[cfg(test)]
+mod tests;
