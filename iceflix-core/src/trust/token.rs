@@ -200,7 +200,32 @@ mod tests {
         assert_eq!(result, Err(TokenError::Expired));
     }
 
+    /// What a clock may say that jumps: near the token's time, or anything.
+    fn reading() -> impl Strategy<Value = Duration> {
+        let near = NOW.as_millis() as u64;
+        prop_oneof![
+            (near - 5_000..near + 40_000).prop_map(Duration::from_millis),
+            any::<u64>().prop_map(Duration::from_millis),
+            any::<u32>().prop_map(|later| NOW + Duration::from_secs(later.into())),
+        ]
+    }
+
     proptest! {
+        /// However the clock is set forth and back: it is not remembered that a token was good.
+        #[test]
+        fn a_token_is_good_in_its_time_and_at_no_other(clock in proptest::collection::vec(reading(), 1..30)) {
+            let key = SigningKey::generate().unwrap();
+            let token = token(&key, "home");
+            for now in clock {
+                let good = verify(&token, "home", |k| *k == key.public(), now);
+                let in_time = now + LEEWAY >= NOW && now < NOW + TOKEN_LIFETIME;
+                prop_assert_eq!(good.is_ok(), in_time, "{:?}: {:?}", now, good);
+                if !in_time {
+                    prop_assert_eq!(good, Err(TokenError::Expired));
+                }
+            }
+        }
+
         #[test]
         fn a_damaged_token_is_refused(at in 0usize..400, to in "[A-Za-z0-9_.-]", cut in any::<bool>()) {
             let key = SigningKey::generate().unwrap();

@@ -371,7 +371,9 @@ impl Inner {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{api::auth::Role, trust::keys::SigningKey};
+    use crate::{api::auth::Role, topics::Entries, trust::keys::SigningKey};
+    use proptest::prelude::*;
+    use std::sync::LazyLock;
 
     fn fact(fact: &AuthenticationFact) -> (String, Option<serde_json::Value>) {
         (fact.name(), serde_json::to_value(fact).ok())
@@ -435,5 +437,82 @@ mod tests {
         verifier.learn(Heard::Changed(auth, vec![said, raised]));
         verifier.learn(Heard::Changed("auth-2".parse().unwrap(), vec![stale]));
         assert_eq!(verifier.check_now(&token), Err(TokenError::Revoked));
+    }
+    /// Two authenticators' keys, and a token of each of four sessions of two users.
+    type Signed = ([SigningKey; 2], Vec<(SessionId, Token)>);
+
+    static SIGNED: LazyLock<Signed> = LazyLock::new(|| {
+        let keys = [0; 2].map(|_| SigningKey::generate().unwrap());
+        let tokens = (0..4u8).map(|n| {
+            let session = SessionId::from_bytes([n; 16]);
+            let (key, user) = (&keys[usize::from(n % 2)], user(n / 2));
+            let token = token::issue(key, "home", user, session, Role::User, 5, now());
+            (session, token.unwrap())
+        });
+        let tokens = tokens.collect();
+        (keys, tokens)
+    });
+
+    fn user(n: u8) -> &'static str {
+        ["ada", "bob"][usize::from(n)]
+    }
+
+    /// What an authenticator says next, and whether it then says everything once more.
+    fn saying() -> impl Strategy<Value = (AuthenticationFact, bool)> {
+        let fact = prop_oneof![
+            (0usize..2).prop_map(|n| AuthenticationFact::key(&SIGNED.0[n].public())),
+            (0u8..4).prop_map(|n| AuthenticationFact::SessionEnded {
+                session: SessionId::from_bytes([n; 16]),
+            }),
+            (0u8..2, 0u64..10).prop_map(|(n, epoch)| AuthenticationFact::UserEpoch {
+                user: user(n).to_owned(),
+                epoch,
+            }),
+        ];
+        (fact, any::<bool>())
+    }
+
+    proptest! {
+        /// Two authenticators speak; whose words come when is up to the network, and a snapshot
+        /// says once more what was said.
+        #[test]
+        fn what_was_revoked_by_anybody_is_refused_in_whatever_order_it_is_heard(
+            said in proptest::collection::vec((0usize..2, saying()), 0..30)
+        ) {
+            let (verifier, names) = (Verifier::deaf("home"), ["auth-1", "auth-2"]);
+            let mut everything = [Entries::new(), Entries::new()];
+            let (mut keys, mut ended) = (HashSet::new(), HashSet::new());
+            let mut epochs: [BTreeMap<String, u64>; 2] = Default::default();
+            for (who, (said, again)) in said {
+                let name: InstanceId = names[who].parse().unwrap();
+                let (key, value) = fact(&said);
+                everything[who].insert(key.clone(), value.clone().unwrap());
+                verifier.learn(Heard::Changed(name.clone(), vec![(key, value)]));
+                if again {
+                    verifier.learn(Heard::Gone(name.clone()));
+                    verifier.learn(Heard::Everything(name, everything[who].clone()));
+                }
+                match said {
+                    AuthenticationFact::Key(key) => drop(keys.insert(key)),
+                    AuthenticationFact::SessionEnded { session } => drop(ended.insert(session)),
+                    // A later word of the same authenticator takes the place of the earlier.
+                    AuthenticationFact::UserEpoch { user, epoch } => {
+                        epochs[who].insert(user, epoch);
+                    }
+                    AuthenticationFact::Expelled { .. } => {}
+                }
+                for (n, (session, token)) in (0u8..).zip(&SIGNED.1) {
+                    let signer = hex::encode(SIGNED.0[usize::from(n % 2)].public().0);
+                    let raised = epochs.iter().filter_map(|said| said.get(user(n / 2)));
+                    let revoked = ended.contains(session) || raised.max() > Some(&5);
+                    let judged = verifier.check_now(token);
+                    match (keys.contains(&signer), revoked) {
+                        (false, _) => prop_assert_eq!(judged, Err(TokenError::UnknownSigner)),
+                        (true, true) => prop_assert_eq!(judged, Err(TokenError::Revoked)),
+                        (true, false) => prop_assert!(judged.is_ok()),
+                    }
+                }
+            }
+        }
     }
 }
