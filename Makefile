@@ -33,7 +33,7 @@ export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 
 CARGO_ARGS = --release --locked --workspace
 
-.PHONY: help build run-cluster stop-cluster check test fuzz fmt bench clean
+.PHONY: help build run-cluster stop-cluster check test faults fuzz fmt bench clean
 
 help:
 	@echo 'make run-cluster [MEDIA=DIR[:DIR...]] [INSTANCES=2] [STATE=.iceflix] [DETACH=1]'
@@ -43,6 +43,7 @@ help:
 	@echo 'make build          the programs, in target/release'
 	@echo 'make check          formatting, lints and the quick tests'
 	@echo 'make test           everything the project checks, from nothing'
+	@echo 'make faults         kill, part and starve a cluster that is used, and say what became of it (as root)'
 	@echo 'make fuzz           throw random input at every parser, a minute each (SECONDS_EACH=60)'
 	@echo 'make bench          measure; a table, and JSON under target/'
 	@echo 'make fmt            format the sources'
@@ -71,6 +72,11 @@ test:
 	cargo deny --locked check --hide-inclusion-graph bans licenses sources
 	cargo test $(CARGO_ARGS)
 	scripts/smoke
+
+faults:
+	scripts/bootstrap --test
+	cargo build $(CARGO_ARGS)
+	target/release/iceflix-faults run
 
 fuzz:
 	scripts/bootstrap --fuzz

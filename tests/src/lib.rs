@@ -5,7 +5,9 @@
 //! | [`clips`] | real films of every kind, made by ffmpeg |
 //! | [`cluster`] | real services in this process, on free ports, in a temporary directory |
 //! | [`identity`] | certificates for the clusters of tests |
+//! | [`faults`] | faults, made for real in a cluster of three machines, and what they do |
 //! | [`lan`] | network namespaces as machines on one switch |
+//! | [`machine`] | a machine with its part of a cluster |
 //! | [`process`] | the real programs, as processes |
 //! | [`person`] | the real client program, run from a home of its own |
 //! | [`players`] | ffmpeg, GStreamer's player, retina, a bare RTSP client; and a viewer who uses them |
@@ -18,8 +20,10 @@
 
 pub mod clips;
 pub mod cluster;
+pub mod faults;
 pub mod identity;
 pub mod lan;
+pub mod machine;
 mod nodes;
 pub mod person;
 pub mod players;

@@ -13,15 +13,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Where a program of ours is: beside the directory of the test programs. `cargo test --workspace`
-/// builds them all before any test runs.
+/// Where a program of ours is: beside this one, or beside the directory of the test programs.
+/// `cargo test --workspace` builds them all before any test runs.
 ///
 /// # Panics
 /// When it is not there.
 pub fn program(name: &str) -> PathBuf {
-    let test = std::env::current_exe().expect("a program knows itself");
-    let deps = test.parent().and_then(Path::parent);
-    let path = deps.expect("tests are two directories down").join(name);
+    let own = std::env::current_exe().expect("a program knows itself");
+    let dir = own.parent().expect("a program is in a directory");
+    let dir = match dir.ends_with("deps") {
+        true => dir.parent().expect("tests are two directories down"),
+        false => dir,
+    };
+    let path = dir.join(name);
     assert!(
         path.is_file(),
         "{} is missing; build it with: cargo build --release --workspace",

@@ -4,113 +4,23 @@
 // Helpers of tests, which clippy does not see as tests.
 #![allow(clippy::unwrap_used)]
 
-use iceflix_core::trust::Credential;
 use iceflix_tests::{
     cluster::{film, wait_for},
     lan::Lan,
-    person::{Staying, Told, told},
-    process::{clean, program},
+    machine::Machine,
+    person::{Staying, told},
 };
-use std::{
-    fs::File,
-    path::{Path, PathBuf},
-    process::{Command, Stdio},
-};
-
-/// A machine of the LAN (or, without one, a state of its own on this machine), and what its owner
-/// types.
-struct Machine<'a> {
-    lan: Option<&'a Lan>,
-    number: u32,
-    home: PathBuf,
-}
-
-impl<'a> Machine<'a> {
-    fn new(lan: Option<&'a Lan>, number: u32, dir: &Path) -> Self {
-        let home = dir.join(format!("machine-{number}"));
-        std::fs::create_dir(&home).unwrap();
-        Self { lan, number, home }
-    }
-
-    fn address(&self) -> String {
-        format!("10.77.0.{}", self.number)
-    }
-
-    fn command(&self, words: &[&str]) -> Command {
-        let program = program("iceflix");
-        let mut command = match self.lan {
-            Some(lan) => lan.on(self.number, &program),
-            None => clean(Command::new(program)),
-        };
-        command
-            .args(words)
-            .current_dir(&self.home)
-            .env("HOME", &self.home)
-            .env("XDG_STATE_HOME", self.home.join("xdg"))
-            .env("XDG_CONFIG_HOME", self.home.join("config"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        command
-    }
-
-    fn types(&self, words: &[&str]) -> Told {
-        told(self.command(words).spawn().unwrap())
-    }
-
-    /// Starts its part of the cluster, with one instance of each kind, and returns when that is
-    /// healthy.
-    fn starts(&self, words: &[&str], invitation: Option<&str>) -> Told {
-        let run = ["cluster", "run", "--detach", "--instances", "1"];
-        let mut command = self.command(&[&run, words].concat());
-        if let Some(line) = invitation {
-            command.env("ICEFLIX_JOIN", line);
-        }
-        told(command.spawn().unwrap())
-    }
-
-    /// A line of `iceflix cluster invite`.
-    fn invites(&self, words: &[&str]) -> String {
-        let line = self.types(&[&["cluster", "invite"], words].concat());
-        line.with_code(0).stdout.trim().to_owned()
-    }
-
-    /// Its state directory.
-    fn state(&self) -> PathBuf {
-        self.home.join(".iceflix")
-    }
-
-    /// What is kept about its instances.
-    fn record(&self) -> String {
-        std::fs::read_to_string(self.state().join("cluster.toml")).unwrap()
-    }
-
-    /// For whom its catalogue's certificate is.
-    fn instance(&self) -> String {
-        let identity = self.state().join("catalog-1/identity");
-        let credential = Credential::load(&identity).unwrap();
-        credential.name().instance.to_string()
-    }
-}
-
-impl Drop for Machine<'_> {
-    fn drop(&mut self) {
-        // Nothing may be left running, whatever became of the test.
-        let told = self.types(&["cluster", "stop"]);
-        if told.code != 0 {
-            eprintln!("machine {}: {told:?}", self.number);
-        }
-    }
-}
+use std::{fs::File, path::Path, process::Stdio, sync::Arc};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_film_on_one_machine_is_found_and_played_from_another() {
     let Some(lan) = Lan::new("ifl", 3) else {
         return;
     };
+    let lan = Arc::new(lan);
     let dir = tempfile::tempdir().unwrap();
     let [first, second, third] =
-        [1, 2, 3].map(|number| Machine::new(Some(&lan), number, dir.path()));
+        [1, 2, 3].map(|number| Machine::new(Some(Arc::clone(&lan)), number, dir.path()));
     let films = second.home.join("films");
     film(&films.join("Blue Ice.mp4"), 3, 440);
 
@@ -147,7 +57,7 @@ async fn a_film_on_one_machine_is_found_and_played_from_another() {
     let login = login.stdin(File::open(password).unwrap()).spawn();
     told(login.unwrap()).with_code(0);
     let status = third.types(&["status", "--json"]).with_code(0).json();
-    let on = |machine: &Machine<'_>| {
+    let on = |machine: &Machine| {
         let all = status.as_array().unwrap().iter();
         let endpoints = all.map(|live| live["endpoint"].as_str().unwrap().to_owned());
         endpoints
@@ -168,8 +78,8 @@ async fn a_film_on_one_machine_is_found_and_played_from_another() {
     let mut url = Staying::start(third.command(&["url", &id]));
     let rtsp = url.line().trim().to_owned();
     assert!(rtsp.starts_with("rtsp://10.77.0.2:"), "{rtsp}");
-    let play = |machine: &Machine<'_>| {
-        let mut ffmpeg = lan.on(machine.number, Path::new("ffmpeg"));
+    let play = |machine: &Machine| {
+        let mut ffmpeg = lan.on(machine.number(), Path::new("ffmpeg"));
         ffmpeg
             .args([
                 "-nostdin",

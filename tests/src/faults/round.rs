@@ -1,0 +1,238 @@
+//! One fault: a load before, during and after it, and what is asked of the cluster about it.
+
+use super::{
+    Fault,
+    load::{Load, Wanted, password},
+    oracles::{equal_rows, lost},
+    report::Line,
+    watch::Life,
+    world::World,
+};
+use client_cli::client::Client;
+use iceflix_core::api::{Instance, InstanceId, auth::Role};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
+
+/// How long the load runs before a fault and after it.
+const CALM: Duration = Duration::from_millis(1500);
+
+/// How long the cluster may take to be whole after a fault is over.
+pub const HEALING: Duration = Duration::from_secs(60);
+
+/// How long an instance that is asked directly may take.
+pub const ASKED: Duration = Duration::from_secs(3);
+
+/// The longest time in which a film that the fault does not touch may stand still.
+const STALL: Duration = Duration::from_secs(2);
+
+/// What happens in a round. Whoever makes the fault writes it down here.
+pub struct Round<'w> {
+    /// Where it happens.
+    pub world: &'w World,
+    /// The load's user.
+    pub user: String,
+    /// What was done that should make instances vanish: when, which, and at which machines.
+    gone: Option<(Instant, Vec<Life>, Vec<u32>)>,
+    /// Who was alive then.
+    before: Vec<Life>,
+    /// When others may vanish, too: what follows only makes things as they were.
+    tidied: Option<Instant>,
+    /// When the fault was over, and the cluster could begin to be whole again.
+    healed: Option<Instant>,
+    /// How long that took, when it is known already.
+    whole: Option<Duration>,
+    /// What was found to be wrong.
+    failures: Vec<String>,
+    /// What else is worth saying.
+    notes: Vec<String>,
+}
+
+impl Round<'_> {
+    /// Right after the fault was made: these instances should be missed now by all Mains but those
+    /// at these machines.
+    pub fn made(&mut self, gone: &[Instance], machines: &[u32]) {
+        let lives = gone
+            .iter()
+            .map(|it| (it.instance.clone(), it.pid))
+            .collect();
+        self.gone = Some((Instant::now(), lives, machines.to_vec()));
+        self.before = self.world.lives().into_iter().collect();
+    }
+
+    /// From now on instances may vanish that the fault did not touch.
+    pub fn tidying(&mut self) {
+        self.tidied = Some(Instant::now());
+    }
+
+    /// The fault is over: from now on it counts how long the cluster takes.
+    pub fn over(&mut self) {
+        self.healed = Some(Instant::now());
+    }
+
+    /// The cluster is whole again, before what follows.
+    pub fn healed_by_now(&mut self) {
+        self.whole = self.healed.map(|healed| healed.elapsed());
+    }
+
+    /// Something is not as it should be.
+    pub fn fail(&mut self, what: impl Into<String>) {
+        self.failures.push(what.into());
+    }
+
+    /// Fails unless it is so.
+    pub fn check(&mut self, holds: bool, what: impl FnOnce() -> String) {
+        if !holds {
+            self.fail(what());
+        }
+    }
+
+    /// Something to know.
+    pub fn note(&mut self, what: impl Into<String>) {
+        self.notes.push(what.into());
+    }
+
+    /// Waits until the Mains elsewhere miss what [`Round::made`] said, so long at most; whether they
+    /// do.
+    pub async fn noticed(&self, patience: Duration) -> bool {
+        let end = Instant::now() + patience;
+        while Instant::now() < end {
+            if self.detection().is_some() {
+                return true;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        false
+    }
+
+    fn detection(&self) -> Option<Duration> {
+        let (since, lives, machines) = self.gone.as_ref()?;
+        let mains = self.world.mains(machines);
+        (!lives.is_empty()).then(|| self.world.watch.gone(*since, lives, &mains))?
+    }
+
+    /// Instances that the fault did not touch and that were missed all the same.
+    fn missed(&self) -> BTreeSet<InstanceId> {
+        let Some((since, lives, machines)) = &self.gone else {
+            return BTreeSet::new();
+        };
+        let mains = self.world.mains(machines);
+        let until = self.tidied.unwrap_or_else(Instant::now);
+        let others = self.before.iter().filter(|life| !lives.contains(life));
+        let others: Vec<Life> = others.cloned().collect();
+        self.world.watch.missed(*since..until, &others, &mains)
+    }
+
+    /// A person who was just added, and is logged in.
+    ///
+    /// # Errors
+    /// When that fails.
+    pub async fn newcomer(&self, name: &str) -> anyhow::Result<Client> {
+        let name = format!("{}-{name}", self.user);
+        self.world
+            .admin
+            .add_user(&name, &password(&name), Role::User)
+            .await?;
+        let client = self.world.people.client(&name).await?;
+        client.login(&name, &password(&name)).await?;
+        Ok(client)
+    }
+}
+
+/// Makes a fault under load, and says what became of it.
+///
+/// # Errors
+/// When the round could not be carried out; what a fault did is in the line.
+pub async fn perform(world: &World, fault: &Fault, number: usize) -> anyhow::Result<Line> {
+    world.whole(HEALING).await?;
+    let user = format!("p{number}");
+    world
+        .admin
+        .add_user(&user, &password(&user), Role::User)
+        .await?;
+    let avoid = fault.touches.iter().map(|machine| world.address(*machine));
+    let load = Load::start(Wanted {
+        people: world.people.clone(),
+        user: user.clone(),
+        films: world.films.clone(),
+        avoid: match fault.films {
+            true => Some(avoid.collect::<anyhow::Result<_>>()?),
+            false => None,
+        },
+    })
+    .await?;
+    tokio::time::sleep(CALM).await;
+    let mut round = Round {
+        world,
+        user: user.clone(),
+        gone: None,
+        before: Vec::new(),
+        tidied: None,
+        healed: None,
+        whole: None,
+        failures: Vec::new(),
+        notes: Vec::new(),
+    };
+    let begun = Instant::now();
+    if let Err(error) = super::make(fault.what, &mut round).await {
+        round.fail(format!("the fault could not be made: {error:#}"));
+    }
+    let healed = round.healed.unwrap_or(begun);
+    let whole = match world.whole(HEALING).await {
+        Ok(()) => Some(round.whole.unwrap_or_else(|| healed.elapsed())),
+        Err(error) => {
+            round.fail(format!(
+                "not whole after {} s: {error:#}",
+                HEALING.as_secs()
+            ));
+            None
+        }
+    };
+    tokio::time::sleep(CALM).await;
+    let tally = load.stop()?;
+    let counted = tally.counted().clone();
+    let equal = equal_rows(&mut round).await;
+    let lost = lost(&mut round, &counted.tags, &counted.users).await;
+    let after = |at: Duration| at.as_secs_f64() - (begun - tally.begun()).as_secs_f64();
+    for (at, command, error) in counted.errors.iter().take(3) {
+        round.fail(format!("{command} at {:.1} s: {error}", after(*at)));
+    }
+    if let (Some(first), Some(last)) = (counted.hidden.first(), counted.hidden.last()) {
+        let (times, first, last) = (counted.hidden.len(), after(*first), after(*last));
+        round.fail(format!(
+            "{times} searches, from {first:.1} s to {last:.1} s, showed a film as not available that \
+             live nodes have"
+        ));
+    }
+    for (name, film) in &counted.films {
+        if let Some(ended) = &film.ended {
+            round.fail(format!("{name} ended: {ended}"));
+        }
+        let stalled = film.stalled;
+        round.check(stalled < STALL, || {
+            format!("{name} stood still for {stalled:.1?}")
+        });
+    }
+    let missed = round.missed();
+    round.check(missed.is_empty(), || {
+        format!("missed without a reason: {missed:?}")
+    });
+    let stalls = counted.films.values().map(|film| film.stalled);
+    Ok(Line {
+        fault: fault.name.to_owned(),
+        commands: counted.count(),
+        errors: counted.errors.len(),
+        hidden: counted.hidden.len(),
+        acknowledged: counted.tags.len() + counted.users.len(),
+        lost,
+        whole,
+        equal,
+        detected: round.detection(),
+        longest: counted.longest(),
+        stalled: stalls.max(),
+        took: begun.elapsed(),
+        failures: round.failures,
+        notes: round.notes,
+    })
+}

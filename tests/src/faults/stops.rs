@@ -1,0 +1,181 @@
+//! Processes that stand still, and go on.
+
+use super::{
+    processes::signal,
+    round::{ASKED, Round},
+};
+use client_cli::session::Session;
+use iceflix_core::{
+    api::{
+        Instance, Kind, MediaId,
+        auth::{AuthenticatorClient, SessionProof, Token},
+        catalog::CatalogClient,
+        main::MainClient,
+    },
+    rpc::Caller,
+    trust::{self, Purpose, SessionKey},
+};
+use nix::sys::signal::Signal::{SIGCONT, SIGSTOP};
+use std::time::{Duration, Instant};
+
+/// The machine whose service stands still.
+const WHERE: u32 = 2;
+
+/// How long what is revoked may be accepted at a node that runs: so long it takes to get everywhere.
+/// And a process that stood still for less counts as one that ran.
+const SPREAD: Duration = Duration::from_secs(1);
+
+/// For how long the one that goes on is asked.
+const AFTER: Duration = Duration::from_secs(3);
+
+/// A service stands still and goes on. What was revoked meanwhile it must not accept: neither from
+/// requests that waited for it nor from later ones.
+pub async fn service(round: &mut Round<'_>, kind: Kind, time: Duration) -> anyhow::Result<()> {
+    let victim = round.world.instance(WHERE, kind)?;
+    let Some((_, film)) = round.world.films.first().copied() else {
+        anyhow::bail!("there are no films");
+    };
+    let zombie = Zombie::new(round, &victim, film).await?;
+    anyhow::ensure!(
+        zombie.accepts().await,
+        "the token is not good to begin with"
+    );
+    signal(victim.pid, SIGSTOP)?;
+    let stopped = Instant::now();
+    let elsewhere = if kind == Kind::Main {
+        &[WHERE][..]
+    } else {
+        &[]
+    };
+    // It counts as gone when nothing was heard of it for a second.
+    let gone = if time > SPREAD {
+        vec![victim.clone()]
+    } else {
+        Vec::new()
+    };
+    round.made(&gone, elsewhere);
+    let wakes = async {
+        tokio::time::sleep(time.saturating_sub(stopped.elapsed())).await;
+        signal(victim.pid, SIGCONT)
+    };
+    let (stale, woken) = tokio::join!(zombie.stale(round, time), wakes);
+    woken?;
+    round.over();
+    match stale? {
+        0 => {}
+        stale => round.fail(format!("it accepted what was revoked, {stale} times")),
+    }
+    if time > SPREAD {
+        let noticed = round.noticed(Duration::ZERO).await || round.noticed(AFTER).await;
+        round.check(noticed, || "that it stands still was not noticed".into());
+    }
+    Ok(())
+}
+
+/// The one that stood still, and a session to ask it with.
+struct Zombie {
+    instance: Instance,
+    film: MediaId,
+    caller: Caller,
+    token: Token,
+    session: Session,
+    user: String,
+}
+
+impl Zombie {
+    async fn new(round: &Round<'_>, instance: &Instance, film: MediaId) -> anyhow::Result<Self> {
+        let client = round.newcomer("zombie").await?;
+        let token = client.token().await?;
+        let Some(session) = client.session().await? else {
+            anyhow::bail!("there is no session");
+        };
+        Ok(Self {
+            instance: instance.clone(),
+            film,
+            caller: client.caller().clone(),
+            token,
+            user: session.user.clone(),
+            session,
+        })
+    }
+
+    /// Asks it, so long that the answer may come after it went on. Whether it takes the session for
+    /// good. One that does not answer does not.
+    async fn accepts(&self) -> bool {
+        let (at, token) = (self.instance.endpoint, &self.token);
+        let patience = ASKED + Duration::from_secs(15);
+        let catalog = |stub: CatalogClient, context| {
+            let (token, film) = (token.clone(), self.film);
+            async move { stub.tile(context, token, film).await }
+        };
+        let whois = |stub: AuthenticatorClient, context| {
+            let token = token.clone();
+            async move { stub.whois(context, token).await }
+        };
+        match self.instance.kind {
+            Kind::Catalog => {
+                let asked = self.caller.call_at(at, patience, catalog);
+                asked.await.is_ok_and(|answer| answer.is_ok())
+            }
+            Kind::Auth => {
+                let Some(proof) = self.proof() else {
+                    return false;
+                };
+                let renew = |stub: AuthenticatorClient, context| {
+                    let proof = proof.clone();
+                    async move { stub.refresh_authorization(context, proof).await }
+                };
+                let (named, renewed) = tokio::join!(
+                    self.caller.call_at(at, patience, whois),
+                    self.caller.call_at(at, patience, renew)
+                );
+                named.is_ok_and(|answer| answer.is_ok())
+                    || renewed.is_ok_and(|answer| answer.is_ok())
+            }
+            // These judge no token here: that they answer again is all.
+            Kind::Main | Kind::Streaming => {
+                let directory =
+                    |stub: MainClient, context| async move { stub.directory(context, None).await };
+                self.caller.call_at(at, ASKED, directory).await.is_ok()
+            }
+        }
+    }
+
+    fn proof(&self) -> Option<SessionProof> {
+        let key = SessionKey::from_bytes(&hex::decode(&self.session.key).ok()?)?;
+        key.prove(
+            self.session.id,
+            &self.session.cluster,
+            Purpose::Renew,
+            trust::now(),
+        )
+    }
+
+    /// Ends the session elsewhere, and asks the one that stands still from then on until a while
+    /// after it went on. How often it took the session for good although it should not.
+    async fn stale(&self, round: &Round<'_>, time: Duration) -> anyhow::Result<usize> {
+        let begun = Instant::now();
+        if self.instance.kind == Kind::Main {
+            tokio::time::sleep(time).await;
+            return Ok(0);
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        round.world.admin.revoke(&self.user).await?;
+        let revoked = Instant::now();
+        let excused = if time > SPREAD {
+            Duration::ZERO
+        } else {
+            SPREAD
+        };
+        let ask = async |pause: Duration| {
+            tokio::time::sleep(pause).await;
+            let good = self.accepts().await;
+            good && revoked.elapsed() > excused
+        };
+        // Some wait while it stands still; others come when it goes on.
+        let left = (time + AFTER).saturating_sub(begun.elapsed());
+        let times = (0..60).map(|n| left * n / 60);
+        let asked = futures::future::join_all(times.map(ask)).await;
+        Ok(asked.into_iter().filter(|stale| *stale).count())
+    }
+}
