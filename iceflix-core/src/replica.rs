@@ -399,7 +399,11 @@ impl Inner {
         match question {
             Question::Keep(rows) => {
                 // What was heard already may still be on its way to the disk, or not have got there.
-                let kept = self.merge(rows).await && self.store.all_kept().await.is_ok();
+                let asked = rows.iter();
+                let asked =
+                    asked.filter_map(|(key, row)| Some((key.clone(), Row::from_value(row)?)));
+                let asked = asked.collect();
+                let kept = self.merge(rows).await && self.store.keep(asked).await.is_ok();
                 // If not, it was logged, and another one may keep them.
                 if kept {
                     Answer::Kept.encode()
