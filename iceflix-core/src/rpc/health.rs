@@ -208,8 +208,9 @@ mod tests {
     /// What happens, and how much later.
     #[derive(Debug, Clone)]
     enum Step {
-        /// A call asks until somebody answers, at most so often. Those in the set are broken.
-        Call { attempts: usize },
+        /// A call asks until somebody answers, at most so often. Between two of its attempts it is
+        /// so often the turn of others.
+        Call { attempts: usize, others: usize },
         /// This instance breaks, or is mended.
         Toggle(u16),
         /// Time passes, in milliseconds.
@@ -218,7 +219,7 @@ mod tests {
 
     fn step() -> impl Strategy<Value = Step> {
         prop_oneof![
-            6 => (1usize..6).prop_map(|attempts| Step::Call { attempts }),
+            6 => (1usize..6, 0usize..4).prop_map(|(attempts, others)| Step::Call { attempts, others }),
             1 => (1u16..5).prop_map(Step::Toggle),
             2 => (0u64..4_000).prop_map(Step::Wait),
         ]
@@ -243,7 +244,7 @@ mod tests {
                             broken.insert(which);
                         }
                     }
-                    Step::Call { attempts } => {
+                    Step::Call { attempts, others } => {
                         let mut tried = Vec::new();
                         for _ in 0..attempts {
                             let picked = health.pick(Kind::Auth, &alive, &tried, now);
@@ -269,6 +270,9 @@ mod tests {
                                 }
                                 *times += 1;
                                 tried.push(endpoint);
+                                for _ in 0..others {
+                                    health.pick(Kind::Auth, &alive, &[], now);
+                                }
                             } else {
                                 health.succeeded(endpoint);
                                 row.remove(&endpoint);
