@@ -263,12 +263,14 @@ mod tests {
                                 prop_assert!(!tried.contains(&endpoint), "{better} was not tried");
                             }
                             if broken.contains(&endpoint.port()) {
+                                // Asked all the same, when there was no other: that says nothing new.
+                                let failed = health.failed.get(&endpoint);
+                                let counts = failed.is_none_or(|it| !it.is_ejected(now));
                                 health.failed(endpoint, now);
-                                let (times, last) = row.entry(endpoint).or_insert((0, now));
-                                if !(*times >= FAILURES && now < *last + EJECTION) {
-                                    *last = now;
+                                if counts {
+                                    let (times, last) = row.entry(endpoint).or_insert((0, now));
+                                    (*times, *last) = (*times + 1, now);
                                 }
-                                *times += 1;
                                 tried.push(endpoint);
                                 for _ in 0..others {
                                     health.pick(Kind::Auth, &alive, &[], now);
