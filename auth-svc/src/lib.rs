@@ -59,7 +59,7 @@ const CLEARING: Duration = Duration::from_secs(60);
 /// Clears away what is over at this time, if it is the others' time, too: with another one this would
 /// take from everybody what lasts.
 async fn clear(accounts: &Accounts, absences: &Absences, now: Duration) {
-    if !absences.has(Absence::Clock) {
+    if !absences.has(&[Absence::Clock]) {
         accounts.clear_expired(now).await;
     }
 }
@@ -209,6 +209,7 @@ impl AuthServer {
             if had_peers { PEERS } else { Duration::ZERO },
         )
         .await?;
+        replica.withdraw_by(&node.absences);
         let rows = replica.clone();
         node.catches_up_with(move || {
             let rows = rows.clone();

@@ -65,6 +65,7 @@ impl Server for CatalogServer {
             Duration::ZERO,
         )
         .await?;
+        replica.withdraw_by(&node.absences);
         let store = Store::load(replica.clone())
             .await
             .context("reading the rows")?;

@@ -37,6 +37,8 @@ pub enum Absence {
     Asleep,
     /// Its clock is not the others'.
     Clock,
+    /// Its disk takes no writes, and others of its kind are there.
+    Disk,
     /// It is going.
     Leaving,
 }
@@ -48,6 +50,7 @@ impl fmt::Display for Absence {
             Absence::Hung => "it does not answer its own questions",
             Absence::Asleep => "it was stopped and is catching up",
             Absence::Clock => "its clock is not the others'",
+            Absence::Disk => "its disk takes no writes",
             Absence::Leaving => "it is going",
         })
     }
@@ -72,9 +75,10 @@ impl Absences {
         })
     }
 
-    /// Whether this does.
-    pub fn has(&self, absence: Absence) -> bool {
-        self.0.borrow().contains(&absence)
+    /// Whether any of these does.
+    pub fn has(&self, absences: &[Absence]) -> bool {
+        let all = self.0.borrow();
+        absences.iter().any(|absence| all.contains(absence))
     }
 }
 

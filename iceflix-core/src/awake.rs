@@ -82,7 +82,7 @@ impl Awake {
 }
 
 /// How long the machine has been on, its sleep included.
-fn running_ms() -> u64 {
+pub(crate) fn running_ms() -> u64 {
     // It cannot fail for a clock that every Linux since 2.6.39 has.
     let time = clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from);
     u64::try_from(time.unwrap_or_default().as_millis()).unwrap_or(u64::MAX)

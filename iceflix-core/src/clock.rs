@@ -6,6 +6,7 @@
 
 use crate::{
     announcement::{Absence, Absences},
+    awake::running_ms,
     bus::Bus,
     topics::{Told, Topics},
 };
@@ -24,6 +25,9 @@ const NEAR: f64 = 1.0;
 
 /// How often the others are asked what time it is.
 const EVERY: Duration = Duration::from_secs(5);
+
+/// How often it is looked whether this clock was set.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// How soon they are asked once more when this clock seems to be far off.
 const SURE: Duration = Duration::from_millis(200);
@@ -68,24 +72,71 @@ fn us(time: SystemTime) -> u64 {
     u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// Compares this clock with the others' for ever, and says when it is too far off.
+/// How far this clock is from one that nobody sets: how long the machine has been on.
+#[derive(Debug, Clone, Copy)]
+struct Since {
+    off_us: i128,
+}
+
+impl Since {
+    fn now() -> Self {
+        Self::of(now_us(), running_ms())
+    }
+
+    fn of(clock_us: u64, running_ms: u64) -> Self {
+        Self {
+            off_us: i128::from(clock_us) - i128::from(running_ms) * 1000,
+        }
+    }
+
+    /// Whether the clock was set in between, so far that it matters.
+    fn was_set(self, later: Self) -> bool {
+        let by = (later.off_us - self.off_us).abs();
+        Duration::from_micros(u64::try_from(by).unwrap_or(u64::MAX)).as_secs_f64() > FAR
+    }
+}
+
+/// Waits until it is time to ask again. Whether this clock was set meanwhile: then it is.
+async fn until_it_is_time(since: Since) -> bool {
+    let mut waited = Duration::ZERO;
+    while waited < EVERY {
+        tokio::time::sleep(LOOK).await;
+        waited += LOOK;
+        if since.was_set(Since::now()) {
+            return true;
+        }
+    }
+    false
+}
+
+/// Compares this clock with the others' for ever, and says when it is too far off. Who sets it is
+/// not believed before the others were asked.
 pub async fn watch(bus: Bus, topics: Topics, here: IpAddr, absences: Absences) {
+    let mut said = false;
     loop {
+        let since = Since::now();
         let mut off = ask(&bus, &topics, here).await;
         if off.abs() > FAR {
             tokio::time::sleep(SURE).await;
             off = ask(&bus, &topics, here).await;
         }
-        if off.abs() > FAR && absences.set(Absence::Clock, true) {
+        if off.abs() > FAR {
+            absences.set(Absence::Clock, true);
+        }
+        if off.abs() > FAR && !std::mem::replace(&mut said, true) {
             let (by, side) = (off.abs(), if off < 0.0 { "ahead of" } else { "behind" });
             tracing::error!(
                 "this machine's clock is {by:.1} s {side} the others': set it right (NTP does, \
                  `timedatectl set-ntp true`). Until then this instance stays unannounced"
             );
         } else if off.abs() < NEAR {
+            said = false;
             absences.set(Absence::Clock, false);
         }
-        tokio::time::sleep(EVERY).await;
+        if until_it_is_time(since).await {
+            tracing::warn!("this machine's clock was set: asking the others what time it is");
+            absences.set(Absence::Clock, true);
+        }
     }
 }
 
@@ -133,6 +184,20 @@ mod tests {
         let mut readings = vec![(machine(2), 60.0); 6];
         readings.push((machine(3), 0.0));
         assert!(ahead(machine(1), &readings).abs() < 0.1);
+    }
+
+    #[test]
+    fn a_clock_that_is_set_is_noticed_and_one_that_drifts_is_not() {
+        let (time, running) = (1_800_000_000_000_000u64, 5_000_000u64);
+        let since = Since::of(time, running);
+        for ms in [0, 100, 5_000, 86_400_000] {
+            let drifted = time + ms * 1_000 + ms / 10;
+            assert!(!since.was_set(Since::of(drifted, running + ms)), "{ms}");
+        }
+        for by in [5i64, -5, 3600, -3600] {
+            let set = (time + 100_000).saturating_add_signed(by * 1_000_000);
+            assert!(since.was_set(Since::of(set, running + 100)), "{by}");
+        }
     }
 
     #[test]

@@ -16,6 +16,7 @@ pub use sqlite::Sqlite;
 pub use store::{Store, StoreError};
 
 use crate::{
+    announcement::{Absence, Absences},
     api::{InstanceId, Kind},
     bus::{Answering, Bus, BusError},
     feed::{self, Heard, Hearer, Speaker},
@@ -28,7 +29,7 @@ use serde_json::Value;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     path::Path,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
     time::{Duration, Instant},
 };
 use store::Keeper;
@@ -111,6 +112,8 @@ struct Inner {
     asking: Semaphore,
     exchange: Exchange,
     hearing: Mutex<Option<Hearing>>,
+    /// Where it is said that the database takes no writes.
+    absences: OnceLock<Absences>,
 }
 
 /// What ends with the replica.
@@ -173,6 +176,7 @@ impl Replica {
             asking: Semaphore::new(ASKED_AT_ONCE),
             exchange: Exchange::new(bus, topics.exchange(kind), instance),
             hearing: Mutex::new(None),
+            absences: OnceLock::new(),
         });
         let answering = {
             let weak = Arc::downgrade(&inner);
@@ -203,6 +207,13 @@ impl Replica {
             _tasks: [task, comparing].map(AbortOnDropHandle::new),
         });
         Ok((Self { inner }, changes))
+    }
+
+    /// Says there, from now on, when the database takes no writes and others are there who may: the
+    /// service is then not to be found, and callers turn to those.
+    pub fn withdraw_by(&self, absences: &Absences) {
+        // The first one counts; a service has but one.
+        let _ = self.inner.absences.set(absences.clone());
     }
 
     /// Hears everything anew, after this process stood still: asks until a peer answers, if any was
@@ -360,7 +371,12 @@ impl Inner {
             // once, the one that won stands in both.
             let mut rows = lock(&self.rows);
             rows.settle(written.iter().map(|(key, _)| key));
-            stored?;
+            if let Err(error) = stored {
+                drop(rows);
+                // Before the caller hears of it: it shall turn to another instance.
+                self.takes_writes(false);
+                return Err(error);
+            }
             let newer = rows.merge(written);
             let said = newer
                 .iter()
@@ -371,6 +387,16 @@ impl Inner {
         self.tell(newer.clone());
         self.confirm(newer).await;
         Ok(())
+    }
+
+    /// The database takes writes, or does not: which matters while there are others.
+    fn takes_writes(&self, takes: bool) {
+        let others = self
+            .hearer()
+            .is_some_and(|hearer| !hearer.alive().borrow().is_empty());
+        if let Some(absences) = self.absences.get() {
+            absences.set(Absence::Disk, !takes && others);
+        }
     }
 
     fn hearer(&self) -> Option<Arc<Hearer>> {
@@ -504,10 +530,13 @@ async fn compare(inner: Weak<Inner>, alive: watch::Receiver<BTreeSet<InstanceId>
         tokio::time::sleep(COMPARE + Duration::from_millis(u64::try_from(jitter).unwrap_or(0)))
             .await;
         // A disk that was full may have room again.
-        if let Some(inner) = inner.upgrade()
-            && let Err(error) = inner.store.all_kept().await
-        {
-            tracing::error!(%error, "rows from peers are still not kept");
+        if let Some(inner) = inner.upgrade() {
+            // When nothing is to be kept, the next write tells.
+            let kept = inner.store.all_kept().await;
+            if let Err(error) = &kept {
+                tracing::error!(%error, "rows from peers are still not kept");
+            }
+            inner.takes_writes(kept.is_ok());
         }
         let peer = {
             let alive = alive.borrow();

@@ -456,9 +456,10 @@ impl Node {
         let awake = Awake::now();
         let mut listener = self.listener.while_awake(awake.clone());
         // Who keeps rows would stamp them with the wrong time, so that they win over later ones, also
-        // for a caller that knows its address. Films go on, and Main says nothing that is dated.
+        // for a caller that knows its address. Films go on, and Main says nothing that is dated. And
+        // who cannot keep them had better not say so, while there are others who can.
         if matches!(self.kind, Kind::Auth | Kind::Catalog) {
-            listener = listener.unless(absences.clone(), Absence::Clock);
+            listener = listener.unless(absences.clone(), &[Absence::Clock, Absence::Disk]);
         }
         let inside = listener.inside();
         let guards = vec![

@@ -73,11 +73,17 @@ pub struct Listener {
     absent: Option<Absent>,
 }
 
-/// When whoever comes from outside is not answered: while this speaks against the service.
+/// When whoever comes from outside is not answered: while any of these speaks against the service.
 #[derive(Debug, Clone)]
 struct Absent {
     absences: Absences,
-    absence: Absence,
+    those: &'static [Absence],
+}
+
+impl Absent {
+    fn is(&self) -> bool {
+        self.absences.has(self.those)
+    }
 }
 
 /// Messages over frames over a connection.
@@ -188,12 +194,13 @@ impl Listener {
         }
     }
 
-    /// Answers nobody from outside while this speaks against the service: connections are closed
-    /// when they ask for something, so that whoever asks turns to another instance.
+    /// Answers nobody from outside while any of these speaks against the service: connections are
+    /// closed when they ask for something, or are to be answered, so that whoever asks turns to
+    /// another instance.
     #[must_use]
-    pub fn unless(self, absences: Absences, absence: Absence) -> Self {
+    pub fn unless(self, absences: Absences, those: &'static [Absence]) -> Self {
         Self {
-            absent: Some(Absent { absences, absence }),
+            absent: Some(Absent { absences, those }),
             ..self
         }
     }
@@ -438,7 +445,7 @@ where
         if expelled.is_some_and(|(instance, security)| security.is_expelled(instance))
             // Who asked while this process stood still has long turned to another instance.
             || this.awake.as_ref().is_some_and(|awake| !awake.is())
-            || this.absent.as_ref().is_some_and(|it| it.absences.has(it.absence))
+            || this.absent.as_ref().is_some_and(Absent::is)
         {
             this.stopped = true;
             return Poll::Ready(None);
@@ -465,6 +472,10 @@ where
 
     fn poll_ready(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if this.absent.as_ref().is_some_and(Absent::is) {
+            let why = "this instance answers nobody just now";
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionAborted, why)));
+        }
         let ready = Pin::new(&mut this.inner).poll_ready(cx);
         // It is also ready when only most of the answers were taken.
         if ready.is_pending() {

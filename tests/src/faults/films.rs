@@ -3,7 +3,7 @@
 use super::tally::Tally;
 use client_cli::{
     client::Client,
-    stream::{LiveStream, StreamEnd},
+    stream::{Kept, LiveStream, Watched},
 };
 use iceflix_core::api::MediaId;
 use std::{
@@ -63,11 +63,13 @@ async fn once(
         done.cancel();
         played
     };
-    let (played, end) = tokio::join!(player, client.keep_stream(&live, &done));
+    let mut watched = Watched::new(client.clone(), details, live.clone(), false);
+    let (played, kept) = tokio::join!(player, watched.keep(&done));
     played?;
-    match end {
-        StreamEnd::Cancelled => Ok(()),
-        end => Ok(end.into_result()?),
+    match kept? {
+        Kept::Over => Ok(()),
+        // The fault is not to touch its node.
+        moved => anyhow::bail!("it did not stay where it was: {moved:?}"),
     }
 }
 

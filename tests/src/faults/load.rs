@@ -251,7 +251,7 @@ impl Part {
                     who => Err(Error::Failed(format!("it is said to be {who}"))),
                 }
             };
-            self.tally.command("whois", told).await;
+            Box::pin(self.tally.command("whois", told)).await;
         }
     }
 
