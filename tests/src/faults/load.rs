@@ -25,6 +25,9 @@ const TAGS: Duration = Duration::from_millis(100);
 const WHOIS: Duration = Duration::from_millis(150);
 const USERS: Duration = Duration::from_millis(1500);
 
+/// How many tags one user writes: a catalogue takes 1000 of one user on one film.
+const TAGS_OF_ONE: u32 = 900;
+
 /// How long films may take to begin.
 const BEGINNING: Duration = Duration::from_secs(20);
 
@@ -223,16 +226,34 @@ impl Part {
             return;
         };
         let mut pace = every(TAGS);
+        let (mut user, mut writer) = (self.wanted.user.clone(), self.person.clone());
         let mut number = 0;
         while self.next(&mut pace).await {
             number += 1;
+            if number % TAGS_OF_ONE == 0 {
+                let next = self.another_writer(number / TAGS_OF_ONE);
+                if let Some(next) = self.tally.command("new writer", next).await {
+                    (user, writer) = next;
+                }
+            }
             let tag = format!("t{number}");
             let words = [tag.clone()];
-            let add = self.person.add_tags(*id, &words);
+            let add = writer.add_tags(*id, &words);
             if self.tally.command("tag", add).await.is_some() {
-                self.tally.counted().tags.push(tag);
+                self.tally.counted().tags.push((user.clone(), tag));
             }
         }
+    }
+
+    /// Somebody who has not tagged anything yet.
+    async fn another_writer(&self, number: u32) -> Result<(String, Client), Error> {
+        let user = format!("{}-writer-{number}", self.wanted.user);
+        self.admin
+            .add_user(&user, &password(&user), Role::User)
+            .await?;
+        let client = self.wanted.people.client(&user).await?;
+        client.login(&user, &password(&user)).await?;
+        Ok((user, client))
     }
 
     async fn whois(self: Rc<Self>) {

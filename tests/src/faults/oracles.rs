@@ -14,6 +14,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+/// A user's name, and a tag of theirs.
+type Tag = (String, String);
+
 /// How long rows may take to be the same everywhere when nothing is written any more.
 const EQUAL: Duration = Duration::from_secs(30);
 
@@ -33,16 +36,17 @@ pub async fn equal_rows(round: &mut Round<'_>) -> bool {
 }
 
 /// How many of these are missing somewhere.
-pub async fn lost(round: &mut Round<'_>, tags: &[String], users: &[String]) -> usize {
-    let (tags, users) = (
-        tags.iter().cloned().collect(),
-        users.iter().cloned().collect(),
-    );
+pub async fn lost(round: &mut Round<'_>, written: &[Tag], users: &[String]) -> usize {
+    let tags = written.iter().map(|(user, tag)| named(user, tag)).collect();
+    let users = users.iter().cloned().collect();
+    let writers: BTreeSet<&String> = written.iter().map(|(user, _)| user).collect();
     let mut lost = BTreeSet::new();
     let instances = round.world.instances.clone();
     for ((kind, name), endpoint) in instances {
         let there = match kind {
-            Kind::Catalog => tags_at(round, endpoint).await.map(|there| (there, &tags)),
+            Kind::Catalog => tags_at(round, endpoint, &writers)
+                .await
+                .map(|there| (there, &tags)),
             Kind::Auth => users_at(round, endpoint).await.map(|there| (there, &users)),
             Kind::Main | Kind::Streaming => continue,
         };
@@ -66,10 +70,23 @@ pub async fn lost(round: &mut Round<'_>, tags: &[String], users: &[String]) -> u
     lost.len()
 }
 
-async fn tags_at(round: &Round<'_>, at: SocketAddr) -> anyhow::Result<BTreeSet<String>> {
+async fn tags_at(
+    round: &Round<'_>,
+    at: SocketAddr,
+    writers: &BTreeSet<&String>,
+) -> anyhow::Result<BTreeSet<String>> {
     let (_, id) = *round.world.films.first().context("there are no films")?;
-    let client = round.world.people.client(&round.user).await?;
-    Ok(tile_at(&client, at, id).await?.tags.into_iter().collect())
+    let mut tags = BTreeSet::new();
+    for user in writers {
+        let client = round.world.people.client(user).await?;
+        let tile = tile_at(&client, at, id).await?;
+        tags.extend(tile.tags.iter().map(|tag| named(user, tag)));
+    }
+    Ok(tags)
+}
+
+fn named(user: &str, tag: &str) -> String {
+    format!("{user}: {tag}")
 }
 
 /// A film as one catalogue has it for somebody.

@@ -23,8 +23,8 @@ pub struct Counted {
     pub errors: Vec<(Duration, &'static str, String)>,
     /// Searches that found a film which live nodes have, and showed it as not available: when.
     pub hidden: Vec<Duration>,
-    /// Tags that are written, as the catalogue acknowledged.
-    pub tags: Vec<String>,
+    /// Tags that are written, as the catalogue acknowledged: whose, and which.
+    pub tags: Vec<(String, String)>,
     /// Users that are written, as the authenticator acknowledged.
     pub users: Vec<String>,
     /// How each film plays.
