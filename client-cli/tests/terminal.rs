@@ -7,6 +7,7 @@ mod fake;
 
 use fake::PASSWORD;
 use fake::home::{DEADLINE, Home};
+use iceflix_core::api::streaming::{EndReason, StreamEvent};
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -203,7 +204,14 @@ fn news_come_above_the_line_that_is_being_typed() {
     terminal.sees("●> ");
     terminal.press("half a li");
     terminal.sees("half a li");
-    home.cluster.state(|state| state.streams.clear());
+    let ends = |reason| {
+        let news = StreamEvent::Ended(reason);
+        home.cluster.state(|state| state.news.push(news));
+    };
+    ends(EndReason::Shutdown);
+    terminal.sees("its node is shutting down; it goes on at streaming-1: rtsp://");
+    terminal.sees("half a li");
+    ends(EndReason::Stopped);
     terminal.sees("Alpha has ended");
     terminal.sees("half a li");
     home.cluster.shut_down();

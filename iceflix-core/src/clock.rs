@@ -190,7 +190,7 @@ mod tests {
     fn a_clock_that_is_set_is_noticed_and_one_that_drifts_is_not() {
         let (time, running) = (1_800_000_000_000_000u64, 5_000_000u64);
         let since = Since::of(time, running);
-        for ms in [0, 100, 5_000, 86_400_000] {
+        for ms in [0, 100, 5_000, 60_000] {
             let drifted = time + ms * 1_000 + ms / 10;
             assert!(!since.was_set(Since::of(drifted, running + ms)), "{ms}");
         }

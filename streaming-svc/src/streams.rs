@@ -287,6 +287,10 @@ impl Streams {
     /// went elsewhere, at most for `grace`. Granted streams have no controller, so those are waited
     /// for that somebody plays.
     pub async fn leave(&self, grace: Duration) {
+        // Without any, controllers hear that their streams ended, and nothing before.
+        if grace.is_zero() {
+            return;
+        }
         self.inner.leaving.send_replace(true);
         let gone = async {
             while self.inner.are_wanted() {

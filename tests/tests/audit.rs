@@ -43,7 +43,11 @@ impl Programs {
                     let file = dir.join("admin.password");
                     flags.push(format!("--admin-password-file={}", file.display()));
                 }
-                Kind::Streaming => flags.push(format!("--media={}", media.display())),
+                Kind::Streaming => {
+                    flags.push(format!("--media={}", media.display()));
+                    // Its streams end when it is told to, and for that reason.
+                    flags.push("--drain-grace=0s".into());
+                }
                 _ => {}
             }
             let log = dir.join(format!("{kind}.log"));
