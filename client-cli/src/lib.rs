@@ -89,5 +89,7 @@ pub fn log(verbose: u8) {
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
+        // Whoever closed standard error does not want to hear of it.
+        .log_internal_errors(false)
         .try_init();
 }

@@ -29,7 +29,10 @@ use serde_json::Value;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     path::Path,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 use store::Keeper;
@@ -112,6 +115,8 @@ struct Inner {
     asking: Semaphore,
     exchange: Exchange,
     hearing: Mutex<Option<Hearing>>,
+    /// Whether the database could not be written the last time.
+    failing: AtomicBool,
     /// Where it is said that the database takes no writes.
     absences: OnceLock<Absences>,
 }
@@ -176,6 +181,7 @@ impl Replica {
             asking: Semaphore::new(ASKED_AT_ONCE),
             exchange: Exchange::new(bus, topics.exchange(kind), instance),
             hearing: Mutex::new(None),
+            failing: AtomicBool::new(false),
             absences: OnceLock::new(),
         });
         let answering = {
@@ -366,17 +372,14 @@ impl Inner {
 
     async fn commit(&self, written: Vec<(String, Row)>) -> Result<(), StoreError> {
         let stored = self.store.write(written.clone()).await;
+        // Before the caller hears of it: it shall turn to another instance.
+        self.wrote(&stored);
         let newer = {
             // The speaker takes them in the rows' order: of two writes to a row that pass here at
             // once, the one that won stands in both.
             let mut rows = lock(&self.rows);
             rows.settle(written.iter().map(|(key, _)| key));
-            if let Err(error) = stored {
-                drop(rows);
-                // Before the caller hears of it: it shall turn to another instance.
-                self.takes_writes(false);
-                return Err(error);
-            }
+            stored?;
             let newer = rows.merge(written);
             let said = newer
                 .iter()
@@ -389,13 +392,22 @@ impl Inner {
         Ok(())
     }
 
-    /// The database takes writes, or does not: which matters while there are others.
-    fn takes_writes(&self, takes: bool) {
+    /// The database was written, or could not be. When it cannot be, this instance is not to be found
+    /// while there are others; and that is logged once, since the log may be on the same disk.
+    fn wrote(&self, result: &Result<(), StoreError>) {
+        let failing = self.failing.swap(result.is_err(), Ordering::AcqRel);
+        match result {
+            Err(error) if !failing => {
+                tracing::error!(%error, "rows are not kept until that is over")
+            }
+            Ok(()) if failing => tracing::info!("rows are kept again"),
+            _ => {}
+        }
         let others = self
             .hearer()
             .is_some_and(|hearer| !hearer.alive().borrow().is_empty());
         if let Some(absences) = self.absences.get() {
-            absences.set(Absence::Disk, !takes && others);
+            absences.set(Absence::Disk, result.is_err() && others);
         }
     }
 
@@ -506,9 +518,7 @@ impl Inner {
         // Last, so that they are seen here at once: what is lost before it is kept comes again
         // with the next snapshot.
         let kept = self.store.keep(newer).await;
-        if let Err(error) = &kept {
-            tracing::error!(%error, "rows from a peer could not be kept");
-        }
+        self.wrote(&kept);
         kept.is_ok()
     }
 
@@ -532,11 +542,7 @@ async fn compare(inner: Weak<Inner>, alive: watch::Receiver<BTreeSet<InstanceId>
         // A disk that was full may have room again.
         if let Some(inner) = inner.upgrade() {
             // When nothing is to be kept, the next write tells.
-            let kept = inner.store.all_kept().await;
-            if let Err(error) = &kept {
-                tracing::error!(%error, "rows from peers are still not kept");
-            }
-            inner.takes_writes(kept.is_ok());
+            inner.wrote(&inner.store.all_kept().await);
         }
         let peer = {
             let alive = alive.borrow();

@@ -221,7 +221,12 @@ fn init_logs(config: &Common) {
             Some(error),
         ),
     };
-    let logs = fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let logs = fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        // A line that cannot be written would be told on standard error, too, where that fails just
+        // as well: and it would end, with a panic, whatever had something to say.
+        .log_internal_errors(false);
     match config.log_format {
         LogFormat::Text => logs.with_ansi(std::io::stderr().is_terminal()).init(),
         LogFormat::Json => {

@@ -72,6 +72,24 @@ fn stop(mut process: Process) {
     assert!(process.ends().success(), "{}", process.said());
 }
 
+/// Its words go nowhere, as on a full disk, and none of its tasks ends over them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_whose_log_cannot_be_written_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    for format in ["text", "json"] {
+        let port = free_port();
+        let mut command = bare("main", dir.path());
+        command
+            .arg(format!("--listen={}", at(port)))
+            .args(["--log=debug", &format!("--log-format={format}")]);
+        let mut process = Process::start(command, Path::new("/dev/full"));
+        wait_for("it answers", async || answers(port)).await;
+        process.signal(Signal::SIGTERM);
+        let ended = process.ends();
+        assert!(ended.success(), "{format}: {ended}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flag_wins_over_the_environment_which_wins_over_the_file() {
     let dir = tempfile::tempdir().unwrap();
