@@ -10,7 +10,7 @@ use std::time::Duration;
 async fn media_announced_before_the_catalogue_or_its_node_are_there_in_20_of_20_cold_starts() {
     let dir = tempfile::tempdir().unwrap();
     for n in 0..20 {
-        let mut world = World::new(&format!("cold-{n}")).await;
+        let world = World::new(&format!("cold-{n}")).await;
         let token = world.token("eva", Role::User);
         let (films, name) = ([film(1, "Film")], "node-1");
         let catalog = match n % 3 {
@@ -45,7 +45,7 @@ async fn media_announced_before_the_catalogue_or_its_node_are_there_in_20_of_20_
 #[tokio::test(flavor = "multi_thread")]
 async fn new_media_is_visible_and_removed_media_keeps_its_name_and_tags() {
     let dir = tempfile::tempdir().unwrap();
-    let mut world = World::new("comes-and-goes").await;
+    let world = World::new("comes-and-goes").await;
     let (eva, admin) = (
         world.token("eva", Role::User),
         world.token("root", Role::Admin),
@@ -84,7 +84,7 @@ async fn new_media_is_visible_and_removed_media_keeps_its_name_and_tags() {
 #[tokio::test(flavor = "multi_thread")]
 async fn one_film_on_two_nodes_is_one_title_with_two_providers() {
     let dir = tempfile::tempdir().unwrap();
-    let mut world = World::new("two-nodes").await;
+    let world = World::new("two-nodes").await;
     let token = world.token("eva", Role::User);
     let catalog = world.catalog("catalog-1", dir.path()).await;
     let mut first = world.live_node("node-1", &[film(1, "Film")]).await;
@@ -118,7 +118,7 @@ async fn one_film_on_two_nodes_is_one_title_with_two_providers() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_played_is_listed_with_the_reason() {
     let dir = tempfile::tempdir().unwrap();
-    let mut world = World::new("unplayable").await;
+    let world = World::new("unplayable").await;
     let token = world.token("eva", Role::User);
     let catalog = world.catalog("catalog-1", dir.path()).await;
     let mut odd = film(1, "Odd");
@@ -140,7 +140,7 @@ async fn what_cannot_be_played_is_listed_with_the_reason() {
 #[tokio::test(flavor = "multi_thread")]
 async fn malformed_announcements_are_ignored() {
     let dir = tempfile::tempdir().unwrap();
-    let mut world = World::new("malformed-media").await;
+    let world = World::new("malformed-media").await;
     let token = world.token("eva", Role::User);
     let catalog = world.catalog("catalog-1", dir.path()).await;
     let node = world.live_node("node-1", &[]).await;
@@ -157,7 +157,7 @@ async fn malformed_announcements_are_ignored() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_long_list_comes_in_pages() {
     let dir = tempfile::tempdir().unwrap();
-    let mut world = World::new("pages").await;
+    let world = World::new("pages").await;
     let token = world.token("eva", Role::User);
     let catalog = world.catalog("catalog-1", dir.path()).await;
     let films: Vec<_> = (0..50)
@@ -191,7 +191,7 @@ async fn a_long_list_comes_in_pages() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_late_catalogue_answers_its_first_question_in_full() {
     let dir = tempfile::tempdir().unwrap();
-    let mut world = World::new("late").await;
+    let world = World::new("late").await;
     let token = world.token("eva", Role::User);
     let early = world.catalog("catalog-1", dir.path()).await;
     let _node = world.live_node("node-1", &[film(1, "Film")]).await;
@@ -205,7 +205,7 @@ async fn a_late_catalogue_answers_its_first_question_in_full() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stopping_catalogue_leaves_nothing_running() {
     let dir = tempfile::tempdir().unwrap();
-    let mut world = World::new("stops").await;
+    let world = World::new("stops").await;
     let _node = world.live_node("node-1", &[film(1, "Film")]).await;
     let catalog = world.catalog("catalog-1", dir.path()).await;
     let stopped = tokio::time::timeout(Duration::from_secs(10), catalog.stop());

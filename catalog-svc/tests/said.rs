@@ -19,7 +19,7 @@ const FILMS: [(u8, &str); 4] = [
 
 /// A world with a node, a catalogue that knows its films, and a user's and an admin's token.
 async fn setting(cluster: &str, dir: &Path) -> (World, Node, Catalogue, Token, Token) {
-    let mut world = World::new(cluster).await;
+    let world = World::new(cluster).await;
     let films: Vec<_> = FILMS.iter().map(|(n, name)| film(*n, name)).collect();
     let node = world.live_node("node-1", &films).await;
     let catalog = world.catalog("catalog-1", dir).await;
@@ -124,7 +124,7 @@ async fn films_are_found_by_name_without_a_token() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_admin_renames_and_nobody_else() {
     let dir = tempfile::tempdir().unwrap();
-    let (mut world, _node, catalog, eva, admin) = setting("rename", dir.path()).await;
+    let (world, _node, catalog, eva, admin) = setting("rename", dir.path()).await;
     let other = world.catalog("catalog-2", dir.path()).await;
     let id = media(1);
     let refused = catalog.rename_tile(&eva, id, "Mine").await;
@@ -269,7 +269,7 @@ async fn films_are_found_by_any_or_all_tags() {
 #[tokio::test(flavor = "multi_thread")]
 async fn names_and_tags_survive_a_restart_without_the_film() {
     let dir = tempfile::tempdir().unwrap();
-    let (mut world, node, catalog, eva, admin) = setting("restart", dir.path()).await;
+    let (world, node, catalog, eva, admin) = setting("restart", dir.path()).await;
     catalog
         .add_tags(&eva, media(1), &texts(&["good"]))
         .await
@@ -295,7 +295,7 @@ async fn names_and_tags_survive_a_restart_without_the_film() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_catalogue_that_joins_late_learns_what_was_said() {
     let dir = tempfile::tempdir().unwrap();
-    let (mut world, node, catalog, eva, admin) = setting("joins-late", dir.path()).await;
+    let (world, node, catalog, eva, admin) = setting("joins-late", dir.path()).await;
     catalog
         .add_tags(&eva, media(1), &texts(&["good"]))
         .await
@@ -331,7 +331,7 @@ async fn a_catalogue_that_joins_late_learns_what_was_said() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_said_at_once_at_two_catalogues_ends_the_same_at_both() {
     let dir = tempfile::tempdir().unwrap();
-    let (mut world, _node, first, eva, admin) = setting("at-once", dir.path()).await;
+    let (world, _node, first, eva, admin) = setting("at-once", dir.path()).await;
     let second = world.catalog("catalog-2", dir.path()).await;
     let id = media(1);
     let said = (0..40).map(|n| {

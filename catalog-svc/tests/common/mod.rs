@@ -16,6 +16,7 @@ use iceflix_core::{
     },
     bus::{Bus, BusConfig},
     feed::Speaker,
+    membership::Membership,
     rpc::{Caller, Security},
     service::Server,
     topics::{AuthenticationFact, Entries, MediaItem, Topics},
@@ -27,19 +28,15 @@ use tokio::sync::watch;
 /// How long anything may take before a test gives up: much longer than it ever does.
 pub const PATIENCE: Duration = Duration::from_secs(15);
 
-fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
-}
-
-fn address(port: u16) -> String {
-    format!("tls/127.0.0.1:{port}")
-}
+/// Where everybody listens on the bus: a port chosen in advance could be somebody else's by then.
+const ANYWHERE: &str = "tls/127.0.0.1:0";
 
 /// A cluster of which only catalogues are real.
 pub struct World {
     topics: Topics,
-    ports: Vec<u16>,
+    /// Where the first node of the bus is; who knows it meets the others.
+    bus: Vec<String>,
+    membership: Membership,
     key: SigningKey,
     authority: Authority,
     auth: Speaker,
@@ -50,9 +47,9 @@ pub struct World {
 impl World {
     pub async fn new(cluster: &str) -> Self {
         let topics = Topics::new(cluster);
-        let port = free_port();
         let authority = Authority::create(cluster).unwrap();
-        let bus = open(&authority, Kind::Auth, port, &[]).await;
+        let bus = open(&authority, Kind::Auth, "auth-1", &[]).await;
+        let membership = Membership::follow(&bus, &topics).await.unwrap();
         let key = SigningKey::generate().unwrap();
         let fact = AuthenticationFact::Key(hex(&key.public().0));
         let said = Entries::from([(fact.name(), serde_json::to_value(&fact).unwrap())]);
@@ -72,16 +69,12 @@ impl World {
             authority,
             auth,
             topics,
-            ports: vec![port],
+            bus: bus.listens_at(),
+            membership,
             key,
             caller: Caller::new(directory, security),
             _keep: (bus, sender),
         }
-    }
-
-    fn port(&mut self) -> u16 {
-        self.ports.push(free_port());
-        *self.ports.last().unwrap()
     }
 
     /// A token as the authenticator makes it.
@@ -126,21 +119,29 @@ impl World {
         self.auth.change(vec![(fact.name(), Some(value))]);
     }
 
-    /// A real catalogue, with its state in `state`.
-    pub async fn catalog(&mut self, name: &str, state: &Path) -> Catalogue {
+    /// A real catalogue, with its state in `state`, as soon as it can be found.
+    pub async fn catalog(&self, name: &str, state: &Path) -> Catalogue {
         let mut config = Config::default();
         let common = &mut config.common;
         common.cluster = id(self.topics.cluster());
         common.instance = Some(id(name));
         common.state_dir = state.join(name);
-        common.bus_connect = self.ports.iter().map(|port| address(*port)).collect();
-        common.bus_listen = vec![address(self.port())];
+        common.bus_connect = self.bus.clone();
+        common.bus_listen = vec![ANYWHERE.to_owned()];
         common.bus_scouting = false;
         let place = common.identity();
         self.authority
             .equip(&place, Kind::Catalog, &id(name), CERTIFICATE_LIFETIME)
             .unwrap();
         let server = CatalogServer::bind(config).await.unwrap();
+        // Before that nobody asks it: it may not know yet whose tokens are good.
+        let mut view = self.membership.watch();
+        let found = view.wait_for(|view| {
+            let mut all = view.instances.iter();
+            all.any(|it| it.endpoint == server.address())
+        });
+        let found = tokio::time::timeout(PATIENCE, found).await;
+        drop(found.expect("it is announced in time").unwrap());
         Catalogue {
             caller: self.caller.clone(),
             address: server.address(),
@@ -149,10 +150,8 @@ impl World {
     }
 
     /// A streaming node that announces these films, and is not in the directory yet.
-    pub async fn node(&mut self, name: &str, films: &[MediaItem]) -> Node {
-        let connect = self.ports.clone();
-        let port = self.port();
-        let bus = open(&self.authority, Kind::Streaming, port, &connect).await;
+    pub async fn node(&self, name: &str, films: &[MediaItem]) -> Node {
+        let bus = open(&self.authority, Kind::Streaming, name, &self.bus).await;
         let films = films.iter().map(|film| (film.id.to_string(), value(film)));
         let media = self.topics.media();
         let speaker = Speaker::start(&bus, &media, &id(name), films.collect())
@@ -168,7 +167,7 @@ impl World {
     }
 
     /// A streaming node that is in the directory.
-    pub async fn live_node(&mut self, name: &str, films: &[MediaItem]) -> Node {
+    pub async fn live_node(&self, name: &str, films: &[MediaItem]) -> Node {
         let mut node = self.node(name, films).await;
         node.go_live().await;
         node
@@ -311,14 +310,13 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-async fn open(authority: &Authority, kind: Kind, port: u16, connect: &[u16]) -> Bus {
-    let name = id(&format!("{kind}-{port}"));
-    let credential = authority.issue(kind, &name, CERTIFICATE_LIFETIME);
+async fn open(authority: &Authority, kind: Kind, name: &str, connect: &[String]) -> Bus {
+    let credential = authority.issue(kind, &id(name), CERTIFICATE_LIFETIME);
     let config = BusConfig {
         cluster: authority.cluster().to_owned(),
         credential: credential.unwrap(),
-        listen: vec![address(port)],
-        connect: connect.iter().map(|port| address(*port)).collect(),
+        listen: vec![ANYWHERE.to_owned()],
+        connect: connect.to_vec(),
         scouting: false,
         interface: "auto".to_owned(),
     };
