@@ -210,6 +210,7 @@ impl AuthServer {
         )
         .await?;
         replica.withdraw_by(&node.absences);
+        node.hears(replica.ears());
         let rows = replica.clone();
         node.catches_up_with(move || {
             let rows = rows.clone();

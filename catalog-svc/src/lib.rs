@@ -95,6 +95,7 @@ impl Server for CatalogServer {
             audit: node.audit.clone(),
             from: node.address().ip(),
         };
+        node.hears(replica.ears().into_iter().chain([hearer.ears()]));
         let (said, announced) = (replica, Arc::clone(&hearer));
         node.catches_up_with(move || {
             let (said, announced) = (said.clone(), Arc::clone(&announced));

@@ -101,6 +101,9 @@ const MEETING: Duration = Duration::from_secs(5);
 /// same time, zenoh may close both, and one of them tries again a little later.
 const OVERLAP: Duration = Duration::from_millis(500);
 
+/// How many ports are tried where any will do.
+const PORTS: u32 = 8;
+
 /// A node's place on the bus. Cheap to clone.
 #[derive(Clone)]
 pub struct Bus {
@@ -135,6 +138,19 @@ impl Inner {
     fn is_alive(&self, key: &str) -> bool {
         let mut all = self.all_declared().into_iter();
         all.any(|declared| declared.is_alive(key))
+    }
+}
+
+impl Drop for Inner {
+    /// A bus that was not closed is closed now, where zenoh can: it cannot on a runtime of a single
+    /// thread, on which the last handle may be.
+    fn drop(&mut self) {
+        let present = self
+            .present
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner);
+        let session = present.session.clone();
+        self.runtime.spawn(close(session));
     }
 }
 
@@ -207,8 +223,7 @@ impl Bus {
     /// # Errors
     /// When a setting is not usable or an address to listen on is taken.
     pub async fn open(config: &BusConfig) -> Result<Self, BusError> {
-        let place = Place::first(config)?;
-        let present = open(config, place, &[]).await?;
+        let present = open_at(config, Place::first, &[]).await?;
         Ok(Self {
             inner: Arc::new(Inner {
                 config: config.clone(),
@@ -258,19 +273,21 @@ impl Bus {
             credential,
             ..self.inner.config.clone()
         };
-        let aside = Place::aside(&config)?;
-        self.move_to(&config, aside).await?;
+        self.move_to(&config, Place::aside).await?;
         if Place::is_fixed(&config) {
-            let first = Place::first(&config)?;
-            self.move_to(&config, first).await?;
+            self.move_to(&config, Place::first).await?;
         }
         Ok(())
     }
 
-    async fn move_to(&self, config: &BusConfig, place: Place) -> Result<(), BusError> {
+    async fn move_to(
+        &self,
+        config: &BusConfig,
+        place: fn(&BusConfig) -> Result<Place, BusError>,
+    ) -> Result<(), BusError> {
         let before = self.present();
         // The first session knows everybody, and tells the second.
-        let after = open(config, place, before.place.endpoints()).await?;
+        let after = open_at(config, place, before.place.endpoints()).await?;
         for declared in self.inner.all_declared() {
             if let Err(error) = declared.also_on(&after.session).await {
                 close(after.session).await;
@@ -307,6 +324,14 @@ impl Bus {
     pub(crate) fn deafen(&self) {
         for declared in self.inner.all_declared() {
             declared.deafen();
+        }
+    }
+
+    /// The same for those who watch who comes and goes.
+    #[cfg(test)]
+    pub(crate) fn blind(&self) {
+        for declared in self.inner.all_declared() {
+            declared.blind();
         }
     }
 
@@ -548,6 +573,27 @@ fn operation(
         operation,
         key,
         reason: error.to_string(),
+    }
+}
+
+/// Opens a session at a place that is chosen for it. Where a port was open to choice, somebody else
+/// may have taken it before the session has: then another one is chosen.
+async fn open_at(
+    config: &BusConfig,
+    place: fn(&BusConfig) -> Result<Place, BusError>,
+    also: &[String],
+) -> Result<Present, BusError> {
+    let mut tries = PORTS;
+    loop {
+        let place = place(config)?;
+        tries -= 1;
+        let again = tries > 0 && place.is_chosen();
+        match open(config, place, also).await {
+            Err(BusError::Open { listen, reason }) if again => {
+                tracing::debug!(?listen, reason, "trying other ports");
+            }
+            opened => return opened,
+        }
     }
 }
 

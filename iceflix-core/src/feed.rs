@@ -19,7 +19,7 @@ use crate::{
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use serde_json::Value;
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -205,9 +205,25 @@ type Asked = tokio::sync::oneshot::Sender<bool>;
 /// Follows all speakers of a topic. Dropping it ends it.
 pub struct Hearer {
     refresh: mpsc::Sender<Asked>,
-    alive: watch::Receiver<BTreeSet<InstanceId>>,
-    heard: watch::Receiver<Option<Instant>>,
+    ears: Ears,
     _task: AbortOnDropHandle<()>,
+}
+
+/// Whom a hearer should hear, and whom it does. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Ears {
+    alive: watch::Receiver<BTreeSet<InstanceId>>,
+    heard: watch::Receiver<BTreeMap<InstanceId, Instant>>,
+}
+
+impl Ears {
+    /// The speakers that are announced as alive, and when each of them last said something, if
+    /// ever. Each does so every two seconds.
+    pub fn speakers(&self) -> Vec<(InstanceId, Option<Instant>)> {
+        let (alive, heard) = (self.alive.borrow(), self.heard.borrow());
+        let last = |speaker: &InstanceId| (speaker.clone(), heard.get(speaker).copied());
+        alive.iter().map(last).collect()
+    }
 }
 
 impl Hearer {
@@ -243,7 +259,7 @@ impl Hearer {
         let (sender, receiver) = mpsc::channel(1024);
         let (refresh, refreshes) = mpsc::channel(1);
         let (present, who) = watch::channel(BTreeSet::new());
-        let (last, heard) = watch::channel(None);
+        let (last, heard) = watch::channel(BTreeMap::new());
         let mut hearing = Hearing {
             bus: bus.clone(),
             topics: topics.clone(),
@@ -266,8 +282,7 @@ impl Hearer {
         let task = tokio::spawn(hearing.run(changes, alive, refreshes));
         let hearer = Self {
             refresh,
-            alive: who,
-            heard,
+            ears: Ears { alive: who, heard },
             _task: AbortOnDropHandle::new(task),
         };
         Ok((hearer, receiver))
@@ -276,12 +291,12 @@ impl Hearer {
     /// Which speakers are announced as alive, now and whenever that changes; filled within
     /// milliseconds of [`Hearer::follow`].
     pub fn alive(&self) -> watch::Receiver<BTreeSet<InstanceId>> {
-        self.alive.clone()
+        self.ears.alive.clone()
     }
 
-    /// When another speaker was last heard, if ever. Each says something every two seconds.
-    pub fn last_heard(&self) -> Option<Instant> {
-        *self.heard.borrow()
+    /// Whom it should hear, and whom it does.
+    pub fn ears(&self) -> Ears {
+        self.ears.clone()
     }
 
     /// Asks all speakers again, and returns when they were heard: for a reader that has met
@@ -298,7 +313,7 @@ impl Hearer {
     /// Hears everything anew, after this process stood still: asks until somebody answers, if
     /// anybody ever spoke, at most for `patience`.
     pub async fn catch_up(&self, patience: Duration) {
-        let others = self.last_heard().is_some();
+        let others = !self.ears.heard.borrow().is_empty();
         let until = Instant::now() + patience;
         while !self.refresh().await && others && Instant::now() < until {
             tokio::time::sleep(AGAIN).await;
@@ -313,7 +328,7 @@ struct Hearing {
     except: Option<InstanceId>,
     follower: Follower,
     present: watch::Sender<BTreeSet<InstanceId>>,
-    last: watch::Sender<Option<Instant>>,
+    last: watch::Sender<BTreeMap<InstanceId, Instant>>,
     sender: mpsc::Sender<Heard>,
 }
 
@@ -392,7 +407,9 @@ impl Hearing {
         if Some(&speaker) == self.except.as_ref() {
             return Vec::new();
         }
-        self.last.send_replace(Some(Instant::now()));
+        self.last.send_modify(|heard| {
+            heard.insert(speaker.clone(), Instant::now());
+        });
         match decode::<Changes>(&message.payload) {
             Some(changes) => self.follower.changes(&speaker, changes),
             None => {
@@ -410,7 +427,7 @@ impl Hearing {
 
     /// Takes in the snapshots of everyone who answered.
     async fn take_in(&mut self, answers: Vec<Message>) {
-        let mut pieces: std::collections::BTreeMap<InstanceId, Vec<Piece>> = Default::default();
+        let mut pieces: BTreeMap<InstanceId, Vec<Piece>> = BTreeMap::new();
         for answer in answers {
             if let Some(speaker) = self.topic.parse(&answer.key)
                 && Some(&speaker) != self.except.as_ref()

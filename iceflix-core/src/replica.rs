@@ -19,7 +19,7 @@ use crate::{
     announcement::{Absence, Absences},
     api::{InstanceId, Kind},
     bus::{Answering, Bus, BusError},
-    feed::{self, Heard, Hearer, Speaker},
+    feed::{self, Ears, Heard, Hearer, Speaker},
     topics::{Entries, FeedTopic, Topics},
 };
 use exchange::{Answer, Exchange, Question};
@@ -228,6 +228,11 @@ impl Replica {
         if let Some(hearer) = self.inner.hearer() {
             hearer.catch_up(patience).await;
         }
+    }
+
+    /// Which other instances it should hear, and which it does.
+    pub fn ears(&self) -> Option<Ears> {
+        Some(self.inner.hearer()?.ears())
     }
 
     /// A row's value.

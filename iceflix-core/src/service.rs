@@ -12,6 +12,7 @@ use crate::{
     bus::{Bus, BusConfig, BusError},
     clock,
     config::{self, Common, ConfigError, LogFormat, ServiceConfig},
+    feed::Ears,
     files::private_dir,
     membership::Membership,
     renewal::{Renewal, RenewalError},
@@ -310,6 +311,7 @@ pub struct Node {
     renewal: Renewal,
     expelling: AbortOnDropHandle<()>,
     catching_up: Vec<CatchUp>,
+    ears: Vec<Ears>,
     /// Cancelled when the service stops: what waits on behalf of callers ends with it.
     pub stop: CancellationToken,
     listener: Listener,
@@ -387,6 +389,7 @@ impl Node {
                     Box::pin(async move { verifier.catch_up(CATCH_UP).await })
                 })
             }],
+            ears: verifier.ears().into_iter().collect(),
             kind,
             instance,
             bus,
@@ -426,6 +429,11 @@ impl Node {
     {
         self.catching_up
             .push(Box::new(move || Box::pin(catch_up())));
+    }
+
+    /// What else is heard here: should a speaker be alive and silent, the bus is joined anew.
+    pub fn hears(&mut self, ears: impl IntoIterator<Item = Ears>) {
+        self.ears.extend(ears);
     }
 
     /// Serves and announces the service. See [`Listener::serve`] for `handle`. `question` is what
@@ -470,13 +478,16 @@ impl Node {
         let guards = vec![
             inside.watch::<Req, Resp>(question, hung).boxed(),
             guards::awake(awake, self.catching_up, absences.clone()).boxed(),
-            guards::hearing(
-                self.bus.clone(),
-                self.membership.clone(),
-                self.verifier.clone(),
-                self.credentials.clone(),
-                self.instance.clone(),
-            )
+            guards::Hearing {
+                bus: self.bus.clone(),
+                topics: self.topics.clone(),
+                membership: self.membership.clone(),
+                verifier: self.verifier.clone(),
+                credentials: self.credentials.clone(),
+                own: (self.kind, self.instance.clone()),
+                ears: self.ears,
+            }
+            .keep()
             .boxed(),
             clock::watch(
                 self.bus.clone(),

@@ -3,6 +3,7 @@
 //! | topic | key | who speaks |
 //! |---|---|---|
 //! | ServiceAvailability | `iceflix/{cluster}/service-availability/{kind}/{instance}` | every instance, of itself |
+//! | what each of them sees | `iceflix/{cluster}/directory/{kind}/{instance}` | every instance, when asked |
 //! | MediaAnnouncements | `iceflix/{cluster}/media-announcements/{instance}` | streaming nodes |
 //! | AuthenticationStatus | `iceflix/{cluster}/authentication-status/{instance}` | authenticators |
 //! | shared rows | `iceflix/{cluster}/rows/{kind}/{instance}` | the instances of a kind, among themselves |
@@ -55,6 +56,11 @@ impl Topics {
         format!("iceflix/{}/service-availability/{kind}/*", self.cluster)
     }
 
+    /// Where one instance says, when asked, whom it sees alive.
+    pub fn directory(&self, kind: Kind, instance: &InstanceId) -> String {
+        format!("iceflix/{}/directory/{kind}/{instance}", self.cluster)
+    }
+
     /// All that is said on the bus, by whom and to whom. Nothing else is.
     pub fn access(&self) -> Vec<Access> {
         let everyone = || Kind::ALL.to_vec();
@@ -70,9 +76,16 @@ impl Topics {
             speaker: kind,
             hearers: everyone(),
         });
+        let seen = Kind::ALL.into_iter().map(|kind| Access {
+            says: format!("iceflix/{}/directory/{kind}/*", self.cluster),
+            asked: format!("iceflix/{}/directory/*/*", self.cluster),
+            speaker: kind,
+            hearers: everyone(),
+        });
         // The kinds whose instances share rows.
         let rows = [Kind::Auth, Kind::Catalog];
         alive
+            .chain(seen)
             .chain(rows.map(|kind| feed(self.rows(kind), vec![kind])))
             .chain(rows.map(|kind| feed(self.exchange(kind), vec![kind])))
             .chain([

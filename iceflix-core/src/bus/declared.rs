@@ -124,6 +124,15 @@ impl Declared {
             .retain(|(_, held)| !matches!(held, Held::Subscriber { .. }));
     }
 
+    /// Sees nobody come or go any more, and does not know.
+    #[cfg(test)]
+    pub(super) fn blind(&self) {
+        let mut state = self.state();
+        if matches!(state.what, Some(What::Watcher(..))) {
+            state.held.clear();
+        }
+    }
+
     /// It is over: whoever waits for what it brings need not any more.
     pub(super) fn end(&self) -> Vec<Held> {
         let mut state = self.state();

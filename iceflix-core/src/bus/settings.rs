@@ -22,6 +22,7 @@ const SCHEME: &str = "tls/";
 #[derive(Debug, Clone)]
 pub(super) struct Place {
     endpoints: Vec<String>,
+    chosen: bool,
 }
 
 fn unusable(endpoint: &str, reason: impl ToString) -> BusError {
@@ -67,13 +68,19 @@ impl Place {
             }
             endpoints.push(format!("{SCHEME}{address}"));
         }
-        Ok(Self { endpoints })
+        let chosen = !held.is_empty();
+        Ok(Self { endpoints, chosen })
     }
 
     /// Whether others may count on where this node listens.
     pub(super) fn is_fixed(config: &BusConfig) -> bool {
         let ports = config.listen.iter().map(|endpoint| address(endpoint));
         ports.flatten().any(|address| address.port() != 0)
+    }
+
+    /// Whether some port was open to choice.
+    pub(super) fn is_chosen(&self) -> bool {
+        self.chosen
     }
 
     pub(super) fn endpoints(&self) -> &[String] {

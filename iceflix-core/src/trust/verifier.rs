@@ -13,7 +13,7 @@ use crate::{
         auth::{Grant, Token},
     },
     bus::{Bus, BusError},
-    feed::{self, Heard, Hearer},
+    feed::{self, Ears, Heard, Hearer},
     topics::{AuthenticationFact, Topics},
 };
 use std::{
@@ -225,9 +225,9 @@ impl Verifier {
         }
     }
 
-    /// When another authenticator was last heard, if ever. Each says something every two seconds.
-    pub fn last_heard(&self) -> Option<Instant> {
-        self.inner.following.get()?.hearer.last_heard()
+    /// Which authenticators it should hear, and which it does; `None` in one that is deaf.
+    pub fn ears(&self) -> Option<Ears> {
+        Some(self.inner.following.get()?.hearer.ears())
     }
 
     /// Since when no authenticator is alive, as far as can be seen from here; `None` while there is

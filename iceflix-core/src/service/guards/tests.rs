@@ -2,14 +2,18 @@
 
 use super::*;
 use crate::{
-    announcement::Announcement,
-    api::{SessionId, auth::Role},
-    bus::BusConfig,
+    announcement::{Announcement, Guard},
+    api::{InstanceId, Kind, SessionId, auth::Role},
+    bus::{Bus, BusConfig},
     feed::{Change, Speaker},
+    membership::Membership,
     topics::{AuthenticationFact, Entries, Topics},
-    trust::{Authority, authority::CERTIFICATE_LIFETIME, token::Identity},
+    trust::{Authority, Credentials, Verifier, authority::CERTIFICATE_LIFETIME, token::Identity},
 };
-use std::{net::SocketAddr, time::Instant};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 const CLUSTER: &str = "guards";
 
@@ -52,20 +56,29 @@ impl World {
         let (topic, name) = (topics.authentication(), id("auth-1"));
         let speaker = Speaker::start(&auth, &topic, &name, entries).await.unwrap();
         let seen = Membership::follow(&auth, &topics).await.unwrap();
-        let announced = announce(&auth, &topics, Kind::Auth, "auth-1", Vec::new()).await;
+        let following = Verifier::follow(&auth, &topics, Some(name.clone())).await;
+        let guard = hearing(
+            &authority,
+            &topics,
+            Kind::Auth,
+            &auth,
+            &seen,
+            &following.unwrap(),
+        );
+        let announced = announce(&auth, &topics, Kind::Auth, "auth-1", vec![guard]).await;
 
-        let (name, place) = (id("node-1"), auth.listens_at());
+        let place = auth.listens_at();
         let bus = open(&authority, Kind::Streaming, "node-1", listen, &place).await;
         let membership = Membership::follow(&bus, &topics).await.unwrap();
         let verifier = Verifier::follow(&bus, &topics, None).await.unwrap();
-        let credential = authority.issue(Kind::Streaming, &name, CERTIFICATE_LIFETIME);
-        let guard: crate::announcement::Guard = Box::pin(hearing(
-            bus.clone(),
-            membership.clone(),
-            verifier.clone(),
-            Credentials::new(credential.unwrap()),
-            name,
-        ));
+        let guard = hearing(
+            &authority,
+            &topics,
+            Kind::Streaming,
+            &bus,
+            &membership,
+            &verifier,
+        );
         let node = announce(&bus, &topics, Kind::Streaming, "node-1", vec![guard]).await;
         let world = Self {
             authority,
@@ -169,12 +182,38 @@ async fn open(
     Bus::open(&config).await.unwrap()
 }
 
+/// What looks after a node's hearing.
+fn hearing(
+    authority: &Authority,
+    topics: &Topics,
+    kind: Kind,
+    bus: &Bus,
+    membership: &Membership,
+    verifier: &Verifier,
+) -> Guard {
+    let name = match kind {
+        Kind::Auth => id("auth-1"),
+        _ => id("node-1"),
+    };
+    let credential = authority.issue(kind, &name, CERTIFICATE_LIFETIME);
+    let hearing = Hearing {
+        bus: bus.clone(),
+        topics: topics.clone(),
+        membership: membership.clone(),
+        verifier: verifier.clone(),
+        credentials: Credentials::new(credential.unwrap()),
+        own: (kind, name),
+        ears: verifier.ears().into_iter().collect(),
+    };
+    Box::pin(hearing.keep())
+}
+
 async fn announce(
     bus: &Bus,
     topics: &Topics,
     kind: Kind,
     name: &str,
-    guards: Vec<crate::announcement::Guard>,
+    guards: Vec<Guard>,
 ) -> Announcement {
     let endpoint = SocketAddr::from(([127, 0, 0, 1], 1));
     let (name, absences) = (id(name), Absences::default());
@@ -191,6 +230,24 @@ async fn a_node_that_hears_nothing_joins_the_bus_anew() {
     // Far longer than its words are ever on their way: it was deaf, and is no longer.
     let took = world.revoke().await;
     assert!(took > Duration::from_secs(4), "it was never deaf: {took:?}");
+    world.is_whole().await;
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_does_not_see_whom_others_see_joins_the_bus_anew() {
+    let world = World::new("tls/127.0.0.1:0").await;
+    world.is_whole().await;
+    world.bus.blind();
+    let place = world.auth.listens_at();
+    let (kind, listen) = (Kind::Catalog, "tls/127.0.0.1:0");
+    let late = open(&world.authority, kind, "late-2", listen, &place).await;
+    let announced = announce(&late, &world.topics, kind, "late-2", Vec::new()).await;
+    wait_for("others see who came", || world.lists("late-2")).await;
+    assert!(!world.knows("late-2"), "it was never blind");
+    wait_for("it sees who came", || world.knows("late-2")).await;
+    drop(announced);
+    late.close().await;
     world.is_whole().await;
     world.stop().await;
 }

@@ -1,0 +1,176 @@
+//! Opens the bus anew when this node does not hear what it should.
+//!
+//! zenoh heals what it notices: a link that breaks is made again. What it does not notice is seen
+//! from what is said on the bus: every speaker says something every two seconds, and any other
+//! instance can be asked whom it sees.
+
+use super::doubts::{Doubt, Doubts};
+use crate::{
+    api::{Instance, InstanceId, Kind},
+    bus::{Bus, BusError},
+    feed::Ears,
+    membership::Membership,
+    topics::Topics,
+    trust::{Credentials, Verifier},
+};
+use rand::seq::IteratorRandom as _;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
+
+/// How often it is looked whether everybody was heard.
+const LISTEN: Duration = Duration::from_secs(1);
+
+/// After how many looks another instance is asked whom it sees.
+const ASK_EACH: u32 = 2;
+
+/// How long it may take to answer.
+const ASKED: Duration = Duration::from_millis(500);
+
+/// Somebody on the bus.
+type Somebody = (Kind, InstanceId);
+
+/// What is heard here, and from whom.
+pub(in crate::service) struct Hearing {
+    pub(in crate::service) bus: Bus,
+    pub(in crate::service) topics: Topics,
+    pub(in crate::service) membership: Membership,
+    pub(in crate::service) verifier: Verifier,
+    pub(in crate::service) credentials: Credentials,
+    /// Which instance this is.
+    pub(in crate::service) own: Somebody,
+    /// The topics that are followed here.
+    pub(in crate::service) ears: Vec<Ears>,
+}
+
+impl Hearing {
+    /// Looks after it until the bus is left.
+    pub(in crate::service) async fn keep(self) {
+        // Kept to the end: this is what others ask.
+        let _answering = match self.answer().await {
+            Ok(answering) => Some(answering),
+            Err(error) => {
+                tracing::warn!(%error, "others cannot ask this instance whom it sees");
+                None
+            }
+        };
+        let mut doubts = Doubts::default();
+        let mut seen = Seen::default();
+        loop {
+            // Counted in looks, so that a time in which this process stood still is none in which
+            // it heard nothing.
+            tokio::time::sleep(LISTEN).await;
+            if self.bus.is_closed() {
+                return;
+            }
+            if self.bus.is_broken() {
+                tracing::warn!("the session on the bus is over: joining it anew");
+                doubts.reopened();
+            } else {
+                let now = self.look(&mut seen).await;
+                let Some(doubt) = doubts.look(now) else {
+                    continue;
+                };
+                tracing::warn!("{}: joining the bus anew", said(&doubt));
+            }
+            match self.bus.renew(self.credentials.now()).await {
+                Ok(()) => tracing::info!("the bus was joined anew"),
+                Err(error) => tracing::error!(%error, "the bus could not be joined anew"),
+            }
+        }
+    }
+
+    /// Tells whoever asks whom this instance sees.
+    async fn answer(&self) -> Result<crate::bus::Answering, BusError> {
+        let key = self.topics.directory(self.own.0, &self.own.1);
+        let membership = self.membership.clone();
+        let answer = move |_question| -> futures::future::BoxFuture<'static, Vec<Vec<u8>>> {
+            let seen: Vec<Somebody> = membership.now().instances.iter().map(somebody).collect();
+            // Names and kinds: JSON holds them all.
+            let encoded = serde_json::to_vec(&seen).unwrap_or_default();
+            Box::pin(std::future::ready(vec![encoded]))
+        };
+        self.bus.answer(&key, answer).await
+    }
+
+    /// What is in doubt now.
+    async fn look(&self, seen: &mut Seen) -> BTreeSet<Doubt> {
+        let mut now = BTreeSet::new();
+        let mut heard = BTreeMap::new();
+        for (topic, ears) in self.ears.iter().enumerate() {
+            for (speaker, last) in ears.speakers() {
+                let key = (topic, speaker);
+                if seen.heard.get(&key) == Some(&last) {
+                    now.insert(Doubt::Silent(topic, key.1.clone()));
+                }
+                heard.insert(key, last);
+            }
+        }
+        seen.heard = heard;
+        let view = self.membership.now();
+        let others = || {
+            let all = view.instances.iter().map(somebody);
+            all.filter(|other| *other != self.own)
+        };
+        if others().next().is_none() {
+            seen.unseen.clear();
+            if seen.company {
+                now.insert(Doubt::Alone);
+            }
+            return now;
+        }
+        seen.company = true;
+        seen.looks += 1;
+        let other = others().choose(&mut rand::rng());
+        if seen.looks.is_multiple_of(ASK_EACH)
+            && let Some(other) = other
+            && let Some(theirs) = self.ask(&other).await
+        {
+            // As it is by now: whoever came meanwhile is there.
+            let view = self.membership.now();
+            let ours: BTreeSet<Somebody> = view.instances.iter().map(somebody).collect();
+            let expelled = self.verifier.expelled();
+            let missing = theirs.into_iter().filter(|it| !ours.contains(it));
+            seen.unseen = missing
+                .filter(|it| *it != self.own && !expelled.contains(&it.1))
+                .collect();
+        }
+        let unseen = seen.unseen.iter().cloned();
+        now.extend(unseen.map(|(kind, instance)| Doubt::Unseen(kind, instance)));
+        now
+    }
+
+    /// Asks another instance whom it sees.
+    async fn ask(&self, other: &Somebody) -> Option<Vec<Somebody>> {
+        let key = self.topics.directory(other.0, &other.1);
+        let answers = self.bus.ask(&key, Vec::new(), ASKED).await.ok()?;
+        answers
+            .iter()
+            .find_map(|answer| serde_json::from_slice(&answer.payload).ok())
+    }
+}
+
+/// What the looks before have seen.
+#[derive(Default)]
+struct Seen {
+    /// When each speaker was last heard.
+    heard: BTreeMap<(usize, InstanceId), Option<Instant>>,
+    /// Whom another one saw and this one did not, when one was last asked.
+    unseen: BTreeSet<Somebody>,
+    /// Others were there.
+    company: bool,
+    looks: u32,
+}
+
+fn somebody(instance: &Instance) -> Somebody {
+    (instance.kind, instance.instance.clone())
+}
+
+fn said(doubt: &Doubt) -> String {
+    match doubt {
+        Doubt::Silent(_, speaker) => format!("{speaker} is alive and nothing is heard of it"),
+        Doubt::Unseen(_, instance) => format!("others see {instance}, and this instance does not"),
+        Doubt::Alone => "nobody is to be seen on the bus any more".to_owned(),
+    }
+}
