@@ -1,6 +1,6 @@
 //! What goes on in the background: hearing of films, of who is alive, and of changed rows.
 
-use crate::{index::NewTitle, store::Store};
+use crate::{gathering::Gate, index::NewTitle, store::Store};
 use iceflix_core::{
     api::{Instance, InstanceId, Kind, MediaId, main::DirectoryView},
     feed::{self, Change, Heard},
@@ -24,10 +24,6 @@ const PRUNE: Duration = Duration::from_secs(3600);
 
 /// The most title rows in one write.
 const TITLES: usize = 1000;
-
-/// How long a starting catalogue waits for the directory entries of nodes whose films it has heard
-/// of; they take milliseconds.
-const SETTLE: Duration = Duration::from_millis(250);
 
 /// Enters rows that changed, here or at a peer.
 pub async fn rows(
@@ -116,30 +112,18 @@ pub async fn titles(store: Store, mut new: mpsc::UnboundedReceiver<NewTitle>) {
     }
 }
 
-/// Waits until the nodes whose films are known are seen to be alive, if they soon are: their films
-/// would be listed as unavailable until then.
-pub async fn settle(store: &Store, membership: &Membership) {
-    let nodes = store.index().providers();
-    let mut view = membership.watch();
-    let there = view.wait_for(|view| {
-        let live = streaming(view);
-        nodes.iter().all(|node| live.contains_key(node))
-    });
-    // In vain only when a node is about to join or to leave, or the bus was closed.
-    let _ = tokio::time::timeout(SETTLE, there).await.map(drop);
-    let live = streaming(&membership.now());
-    store.shared_index().write().set_live(live);
-}
-
-/// Follows which streaming nodes are alive.
-pub async fn live(store: Store, membership: Membership, stop: CancellationToken) {
-    let mut view = membership.watch();
+/// Follows which streaming nodes are alive, and tells the gate.
+pub async fn live(store: Store, membership: Membership, gate: Gate, stop: CancellationToken) {
+    let (mut view, mut arrivals) = (membership.watch(), membership.arrivals());
     let mut prune = tokio::time::interval(PRUNE);
     loop {
         let live = streaming(&view.borrow_and_update());
         store.shared_index().write().set_live(live);
+        gate.look();
         tokio::select! {
             changed = view.changed() => if changed.is_err() { return },
+            // It is noted when that was.
+            arrived = arrivals.changed() => if arrived.is_err() { return },
             _ = prune.tick() => {
                 let gone = store.shared_index().write().prune(Instant::now(), REMEMBER_NODES);
                 for node in gone {

@@ -5,6 +5,7 @@
 
 pub mod config;
 mod follow;
+pub mod gathering;
 pub mod index;
 pub mod rows;
 pub mod service;
@@ -14,6 +15,7 @@ pub mod text;
 pub use config::Config;
 
 use anyhow::Context as _;
+use gathering::Gate;
 use iceflix_core::{
     api::{
         Kind,
@@ -77,8 +79,12 @@ impl Server for CatalogServer {
         while let Ok(heard) = heard.try_recv() {
             follow::hear(&store, heard, &new_title).await;
         }
-        follow::settle(&store, &node.membership).await;
-
+        let gate = {
+            let store = store.clone();
+            Gate::new(node.membership.arrivals(), move || {
+                store.index().misses_nodes()
+            })
+        };
         let following = CancellationToken::new();
         let tasks = TaskTracker::new();
         let guard = following.clone().drop_guard();
@@ -86,11 +92,19 @@ impl Server for CatalogServer {
         tasks.spawn(follow::rows(all(), changed_rows, stop()));
         tasks.spawn(follow::media(all(), heard, new_title, stop()));
         tasks.spawn(follow::titles(all(), new_titles));
-        tasks.spawn(follow::live(all(), node.membership.clone(), stop()));
+        tasks.spawn(follow::live(
+            all(),
+            node.membership.clone(),
+            gate.clone(),
+            stop(),
+        ));
         tasks.close();
+        // Those whose films were heard of are seen to be alive within milliseconds, too.
+        gate.settled().await;
 
         let service = CatalogService {
             store: store.clone(),
+            gate,
             verifier: node.verifier.clone(),
             audit: node.audit.clone(),
             from: node.address().ip(),

@@ -1,6 +1,6 @@
 //! The contract's methods: check, ask the store, map the error.
 
-use crate::{rows::RowKey, store::Store, text};
+use crate::{gathering::Gate, rows::RowKey, store::Store, text};
 use iceflix_core::{
     api::{
         MediaId, Page, PageRequest, TokenError,
@@ -27,6 +27,8 @@ const MAX_TAGS_OF_FILM: usize = 1000;
 pub struct CatalogService {
     /// What it knows.
     pub store: Store,
+    /// When it may say what is available.
+    pub gate: Gate,
     /// Who may ask.
     pub verifier: Verifier,
     /// Where to write down who did what.
@@ -155,6 +157,7 @@ impl Catalog for CatalogService {
     ) -> Result<TileDetails, CatalogError> {
         let user = self.caller(&token).await?.user;
         self.must_know(id).await?;
+        self.gate.settled().await;
         let found = self.store.index().get(&id, Some(&user));
         found.ok_or(CatalogError::UnknownMedia)
     }
@@ -185,6 +188,7 @@ impl Catalog for CatalogService {
     ) -> Result<Page<Tile>, CatalogError> {
         let user = self.caller(&token).await?.user;
         let tags = text::tags(&tags).ok_or(CatalogError::InvalidTag)?;
+        self.gate.settled().await;
         Ok(self.store.index().find_tagged(tags, all, &user, &page))
     }
 
@@ -200,6 +204,7 @@ impl Catalog for CatalogService {
             return Err(TokenError::Invalid.into());
         }
         query.tags = text::tags(&query.tags).ok_or(CatalogError::InvalidTag)?;
+        self.gate.settled().await;
         Ok(self.store.index().find(&query, user.as_deref(), &page))
     }
 

@@ -16,6 +16,8 @@ pub struct Directory {
     known: BTreeMap<(Kind, InstanceId), Known>,
     /// How often one came to life, or said so again.
     lives: u64,
+    /// How often one came that was not known to be alive.
+    arrivals: u64,
     /// Those that are not shown, alive or not.
     expelled: HashSet<InstanceId>,
     number: u64,
@@ -34,7 +36,11 @@ impl Directory {
     /// back goes with its answer.
     pub fn alive(&mut self, kind: Kind, instance: &InstanceId) -> u64 {
         self.lives += 1;
-        let known = self.known.entry((kind, instance.clone())).or_default();
+        let key = (kind, instance.clone());
+        if !self.known.contains_key(&key) && !self.expelled.contains(instance) {
+            self.arrivals += 1;
+        }
+        let known = self.known.entry(key).or_default();
         (known.life, known.told) = (self.lives, false);
         known.life
     }
@@ -95,6 +101,11 @@ impl Directory {
     /// How often what [`Directory::instances`] gives has changed.
     pub fn number(&self) -> u64 {
         self.number
+    }
+
+    /// How often an instance came to life, whether or not it has said yet how to reach it.
+    pub fn arrivals(&self) -> u64 {
+        self.arrivals
     }
 
     /// The live instances, sorted by kind and name.
@@ -169,6 +180,29 @@ mod tests {
         directory.answered(Kind::Auth, &id(1), life, description(1));
         assert!(!directory.wanted(Kind::Auth, &id(1), life));
         assert_eq!((directory.number(), directory.instances().len()), (1, 1));
+    }
+
+    #[test]
+    fn who_comes_counts_before_it_is_described_and_once() {
+        let mut directory = Directory::default();
+        let mut arrivals = Vec::new();
+        directory.expel(HashSet::from([id(9)]));
+        for (n, alive) in [
+            (1, true),
+            (1, true),
+            (2, true),
+            (1, false),
+            (1, true),
+            (9, true),
+        ] {
+            match alive {
+                true => drop(directory.alive(Kind::Auth, &id(n))),
+                false => directory.gone(Kind::Auth, &id(n)),
+            }
+            arrivals.push(directory.arrivals());
+        }
+        assert_eq!(arrivals, [1, 1, 2, 2, 3, 3]);
+        assert!(directory.instances().is_empty());
     }
 
     #[test]

@@ -21,6 +21,7 @@ const ASK_TIMEOUT: Duration = Duration::from_millis(500);
 #[derive(Clone)]
 pub struct Membership {
     view: watch::Receiver<Arc<DirectoryView>>,
+    arrivals: watch::Receiver<u64>,
     expelled: watch::Sender<HashSet<InstanceId>>,
     _task: Arc<AbortOnDropHandle<()>>,
 }
@@ -40,10 +41,16 @@ impl Membership {
             counter: rand::random(),
         };
         let (sender, view) = watch::channel(Arc::new(following.view()));
+        let (arrived, arrivals) = watch::channel(0);
         let (expelled, to_expel) = watch::channel(HashSet::new());
-        let task = tokio::spawn(following.run(described, alive, to_expel, sender));
+        let shown = Shown {
+            view: sender,
+            arrivals: arrived,
+        };
+        let task = tokio::spawn(following.run(described, alive, to_expel, shown));
         Ok(Self {
             view,
+            arrivals,
             expelled,
             _task: Arc::new(AbortOnDropHandle::new(task)),
         })
@@ -63,10 +70,22 @@ impl Membership {
         self.view.clone()
     }
 
+    /// How often an instance came to life so far, now and whenever one does: before it has said how
+    /// to reach it, so that whoever looks at the directory can tell that it is about to change.
+    pub fn arrivals(&self) -> watch::Receiver<u64> {
+        self.arrivals.clone()
+    }
+
     /// The directory as it is now.
     pub fn now(&self) -> Arc<DirectoryView> {
         Arc::clone(&self.view.borrow())
     }
+}
+
+/// What others see of it.
+struct Shown {
+    view: watch::Sender<Arc<DirectoryView>>,
+    arrivals: watch::Sender<u64>,
 }
 
 struct Following {
@@ -95,7 +114,7 @@ impl Following {
         mut described: Subscription<Message>,
         mut alive: Subscription<Alive>,
         mut expelled: watch::Receiver<HashSet<InstanceId>>,
-        view: watch::Sender<Arc<DirectoryView>>,
+        shown: Shown,
     ) {
         let mut asking = FuturesUnordered::new();
         loop {
@@ -133,15 +152,25 @@ impl Following {
                     }
                 }
             }
-            view.send_if_modified(|view| {
-                let changed = view.version.number != self.directory.number();
-                if changed {
-                    *view = Arc::new(self.view());
-                }
-                changed
-            });
+            self.show(&shown);
         }
     }
+
+    /// Shows what is new. That somebody came is seen before what follows from it.
+    fn show(&self, shown: &Shown) {
+        shown.arrivals.send_if_modified(|arrivals| {
+            let before = std::mem::replace(arrivals, self.directory.arrivals());
+            before != *arrivals
+        });
+        shown.view.send_if_modified(|view| {
+            let changed = view.version.number != self.directory.number();
+            if changed {
+                *view = Arc::new(self.view());
+            }
+            changed
+        });
+    }
+
     /// Asks an instance how to reach it.
     fn ask(&self, asked: Asked) -> impl Future<Output = (Asked, Option<Description>)> + use<> {
         let key = self.topics.availability(asked.0, &asked.1);

@@ -96,6 +96,8 @@ impl Film {
 #[derive(Default)]
 struct Provider {
     media: BTreeSet<MediaId>,
+    /// It said that it was leaving, and then left.
+    left: bool,
     /// When `prune` first found it gone.
     gone_since: Option<Instant>,
 }
@@ -160,15 +162,25 @@ impl Index {
         known.map(|known| known.media.clone()).unwrap_or_default()
     }
 
-    /// The nodes that claim films.
-    pub fn providers(&self) -> Vec<InstanceId> {
-        self.providers.keys().cloned().collect()
-    }
-
     /// The streaming nodes that are alive now. Claims of others count for nothing until their
     /// node is among them.
     pub fn set_live(&mut self, live: BTreeMap<InstanceId, Instance>) {
+        for (id, provider) in &mut self.providers {
+            match (self.live.get(id), live.contains_key(id)) {
+                (_, true) => provider.left = false,
+                (Some(before), false) => provider.left = before.draining,
+                // It is as it was when it went.
+                (None, false) => {}
+            }
+        }
         self.live = live;
+    }
+
+    /// Whether a node that claims films is not alive, and has not said that it would leave: it may
+    /// be about to be seen again.
+    pub fn misses_nodes(&self) -> bool {
+        let mut providers = self.providers.iter();
+        providers.any(|(id, known)| !known.left && !self.live.contains_key(id))
     }
 
     /// Drops the claims of nodes that were not alive for `keep`, counted from the first call that

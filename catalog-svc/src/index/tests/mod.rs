@@ -153,6 +153,26 @@ fn a_node_that_returns_has_its_films_back() {
 }
 
 #[test]
+fn a_node_that_goes_is_missed_unless_it_said_that_it_would() {
+    let mut index = index_of(&[(1, "a")]);
+    assert!(!index.misses_nodes());
+    // Heard of before it is seen.
+    index.announced(&node(2), item(2, "b"));
+    assert!(index.misses_nodes());
+    for leaves in [false, true, false] {
+        index.set_live(live(&[(1, false), (2, false)]));
+        index.set_live(live(&[(1, false), (2, leaves)]));
+        assert!(!index.misses_nodes(), "it is there");
+        for _ in 0..2 {
+            index.set_live(live(&[(1, false)]));
+            assert_eq!(index.misses_nodes(), !leaves);
+        }
+    }
+    index.provider_gone(&node(2));
+    assert!(!index.misses_nodes(), "it has no films");
+}
+
+#[test]
 fn a_leaving_node_counts_only_when_alone() {
     let mut index = index_of(&[(1, "a")]);
     index.announced(&node(2), item(1, "a"));

@@ -1,0 +1,255 @@
+//! When to wait before saying which films are available.
+//!
+//! A catalogue that was cut off and returns is found as soon as a Main sees it. It sees the streaming
+//! nodes again a little later, each over a link of its own, in any order. An answer in between would
+//! show films as not available that live nodes have. So answers are held for a moment when somebody
+//! arrives while a node is missing that is known to have films: it may be the next.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+use tokio::{sync::watch, time::Instant};
+
+/// How soon after one arrival another is to be expected, when links come back.
+const QUIET: Duration = Duration::from_millis(350);
+
+/// The longest that answers are held, whoever goes on arriving. It costs no error: a caller turns to
+/// another instance after half a second, and has a second's patience with that one.
+const LONGEST: Duration = Duration::from_secs(1);
+
+/// Instances that arrive one soon after the other. Pure: what happens comes with its time.
+#[derive(Debug)]
+struct Gathering {
+    /// How many arrivals were counted.
+    seen: u64,
+    first: Instant,
+    last: Instant,
+}
+
+impl Gathering {
+    /// Whoever starts is about to meet the others.
+    fn begun(now: Instant) -> Self {
+        Self {
+            seen: 0,
+            first: now,
+            last: now,
+        }
+    }
+
+    /// So many have arrived by now. When they come after a while in which nobody did, they begin a
+    /// new gathering; those that come without end do not.
+    fn saw(&mut self, arrivals: u64, now: Instant) {
+        if arrivals == self.seen {
+            return;
+        }
+        if now >= self.last + QUIET {
+            self.first = now;
+        }
+        (self.seen, self.last) = (arrivals, now);
+    }
+
+    /// Until when an answer is held for a node that is missing; `None` when it is not.
+    fn holds_until(&self, now: Instant) -> Option<Instant> {
+        let until = (self.last + QUIET).min(self.first + LONGEST);
+        (now < until).then_some(until)
+    }
+}
+
+/// Lets answers pass when the directory has settled. Clones are the same.
+#[derive(Clone)]
+pub struct Gate(Arc<Inner>);
+
+struct Inner {
+    arrivals: watch::Receiver<u64>,
+    misses_nodes: Box<dyn Fn() -> bool + Send + Sync>,
+    gathering: Mutex<Gathering>,
+    looked: watch::Sender<()>,
+}
+
+impl Gate {
+    /// One for a catalogue that starts now and hears how often an instance arrived;
+    /// `misses_nodes` says whether a node may be missing that has films.
+    pub fn new(
+        arrivals: watch::Receiver<u64>,
+        misses_nodes: impl Fn() -> bool + Send + Sync + 'static,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            arrivals,
+            misses_nodes: Box::new(misses_nodes),
+            gathering: Mutex::new(Gathering::begun(Instant::now())),
+            looked: watch::channel(()).0,
+        }))
+    }
+
+    /// Somebody has arrived or gone, as the index knows by now. To be said soon: when the arrival
+    /// was is when it is first looked at, here or for an answer.
+    pub fn look(&self) {
+        self.gathering(Instant::now());
+        self.0.looked.send_replace(());
+    }
+
+    /// Waits until no node is missing that may be about to be seen, a second at most. At once when
+    /// nobody has arrived lately.
+    pub async fn settled(&self) {
+        if self.held_until().is_none() {
+            return;
+        }
+        let mut looked = self.0.looked.subscribe();
+        let settled = async {
+            while let Some(until) = self.held_until() {
+                tokio::select! {
+                    // Its sender lives in what this borrows.
+                    _ = looked.changed() => {}
+                    () = tokio::time::sleep_until(until) => {}
+                }
+            }
+        };
+        // Also where one gathering begins right after another.
+        let _ = tokio::time::timeout(LONGEST, settled).await;
+    }
+
+    fn held_until(&self) -> Option<Instant> {
+        // Without looking at the nodes, mostly: nobody has arrived.
+        let until = self.gathering(Instant::now())?;
+        (self.0.misses_nodes)().then_some(until)
+    }
+
+    /// Takes in who has arrived; until when that holds answers.
+    fn gathering(&self, now: Instant) -> Option<Instant> {
+        let arrivals = *self.0.arrivals.borrow();
+        let gathering = self.0.gathering.lock();
+        // Times and a number: a panic cannot have left them half changed.
+        let mut gathering = gathering.unwrap_or_else(PoisonError::into_inner);
+        gathering.saw(arrivals, now);
+        gathering.holds_until(now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::FutureExt;
+    use proptest::prelude::*;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    const fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    proptest! {
+        /// Whoever arrives when, and whenever it is asked.
+        #[test]
+        fn an_answer_is_held_while_others_may_follow_and_a_second_at_most(
+            pauses in proptest::collection::vec(0u64..400, 0..30),
+            asked in 0u64..3_000,
+        ) {
+            let start = Instant::now();
+            let asked = start + ms(asked);
+            let mut gathering = Gathering::begun(start);
+            // The arrivals one soon after the other of which the last was before it was asked.
+            let (mut first, mut last, mut at) = (start, start, start);
+            for (n, pause) in (1..).zip(pauses) {
+                at += ms(pause);
+                if at > asked {
+                    break;
+                }
+                gathering.saw(n, at);
+                // Looking again changes nothing.
+                gathering.saw(n, at + ms(pause / 2));
+                if at - last >= QUIET {
+                    first = at;
+                }
+                last = at;
+            }
+            let held = gathering.holds_until(asked);
+            prop_assert_eq!(held.is_some(), asked - last < QUIET && asked - first < LONGEST);
+            if let Some(until) = held {
+                prop_assert!(until > asked && until <= asked + QUIET);
+                prop_assert_eq!(gathering.holds_until(until), None);
+            }
+        }
+    }
+
+    /// A gate, who arrives, and whether a node is missing. The start is over.
+    async fn setting() -> (Gate, watch::Sender<u64>, Arc<AtomicBool>) {
+        let missing = Arc::new(AtomicBool::new(true));
+        let (arrived, arrivals) = watch::channel(0);
+        let misses = Arc::clone(&missing);
+        let gate = Gate::new(arrivals, move || misses.load(Ordering::SeqCst));
+        tokio::time::sleep(QUIET).await;
+        (gate, arrived, missing)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_held_while_nobody_arrives_or_nobody_is_missing() {
+        let (gate, arrived, missing) = setting().await;
+        assert!(gate.settled().now_or_never().is_some(), "nobody arrived");
+        missing.store(false, Ordering::SeqCst);
+        arrived.send_replace(1);
+        assert!(gate.settled().now_or_never().is_some(), "nobody is missing");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_passes_as_soon_as_the_missing_node_is_there() {
+        let (gate, arrived, missing) = setting().await;
+        arrived.send_replace(1);
+        let began = Instant::now();
+        let held = {
+            let gate = gate.clone();
+            tokio::spawn(async move { gate.settled().await })
+        };
+        tokio::time::sleep(ms(100)).await;
+        // Another one, which has no films.
+        arrived.send_replace(2);
+        gate.look();
+        tokio::time::sleep(ms(200)).await;
+        assert!(!held.is_finished());
+        arrived.send_replace(3);
+        missing.store(false, Ordering::SeqCst);
+        gate.look();
+        held.await.unwrap();
+        assert_eq!(began.elapsed(), ms(300));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_stays_away_is_waited_for_a_moment_and_not_for_each_that_arrives() {
+        let (gate, arrived, _) = setting().await;
+        let began = Instant::now();
+        arrived.send_replace(1);
+        gate.settled().await;
+        let took = began.elapsed();
+        assert!(took >= QUIET && took < QUIET + ms(10), "{took:?}");
+
+        // Now they come without end.
+        let coming = tokio::spawn(async move {
+            for n in 2.. {
+                arrived.send_replace(n);
+                tokio::time::sleep(ms(100)).await;
+            }
+        });
+        let looking = {
+            let gate = gate.clone();
+            tokio::spawn(async move {
+                loop {
+                    gate.look();
+                    tokio::time::sleep(ms(10)).await;
+                }
+            })
+        };
+        tokio::time::sleep(ms(10)).await;
+        let began = Instant::now();
+        gate.settled().await;
+        let took = began.elapsed();
+        assert!(
+            took > LONGEST - ms(50) && took < LONGEST + ms(10),
+            "{took:?}"
+        );
+        for _ in 0..10 {
+            tokio::time::sleep(ms(100)).await;
+            assert!(gate.settled().now_or_never().is_some());
+        }
+        coming.abort();
+        looking.abort();
+    }
+}
