@@ -3,7 +3,7 @@
 use crate::{gathering::Gate, index::NewTitle, store::Store};
 use iceflix_core::{
     api::{Instance, InstanceId, Kind, MediaId, main::DirectoryView},
-    feed::{self, Change, Heard},
+    feed::{self, Change, Heard, Inbox},
     membership::Membership,
     replica::RowChange,
     topics::{Entries, MediaItem},
@@ -12,7 +12,7 @@ use std::{
     collections::BTreeMap,
     time::{Duration, Instant},
 };
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 /// For how long the films of a node that is gone are remembered as its own. Its return brings them
@@ -25,21 +25,44 @@ const PRUNE: Duration = Duration::from_secs(3600);
 /// The most title rows in one write.
 const TITLES: usize = 1000;
 
-/// Enters rows that changed, here or at a peer.
+/// Enters rows that changed, here or at a peer, until `stop`. Whoever [asks](all_entered) is told when
+/// those were entered that had changed by then.
 pub async fn rows(
     store: Store,
     mut changes: mpsc::UnboundedReceiver<Vec<RowChange>>,
+    mut asked: mpsc::Receiver<oneshot::Sender<()>>,
     stop: CancellationToken,
 ) {
-    while let Some(Some(changed)) = stop.run_until_cancelled(changes.recv()).await {
-        store.refresh(changed.into_iter().map(|(key, _)| key));
+    let entering = async {
+        loop {
+            tokio::select! {
+                // First what there is to enter.
+                biased;
+                changed = changes.recv() => match changed {
+                    Some(changed) => store.refresh(changed.into_iter().map(|(key, _)| key)),
+                    None => return,
+                },
+                // It may have given up.
+                Some(done) = asked.recv() => drop(done.send(())),
+            }
+        }
+    };
+    stop.run_until_cancelled(entering).await;
+}
+
+/// Waits until the rows that have changed are entered.
+pub async fn all_entered(ask: &mpsc::Sender<oneshot::Sender<()>>) {
+    let (done, waiting) = oneshot::channel();
+    if ask.send(done).await.is_ok() {
+        // In vain only when the service is stopping.
+        let _ = waiting.await;
     }
 }
 
 /// Hears what streaming nodes announce, until `stop`; passes on the films that are new.
 pub async fn media(
     store: Store,
-    mut heard: mpsc::Receiver<Heard>,
+    mut heard: Inbox,
     titles: mpsc::UnboundedSender<NewTitle>,
     stop: CancellationToken,
 ) {

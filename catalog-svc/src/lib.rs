@@ -89,7 +89,8 @@ impl Server for CatalogServer {
         let tasks = TaskTracker::new();
         let guard = following.clone().drop_guard();
         let (all, stop) = (|| store.clone(), || following.clone());
-        tasks.spawn(follow::rows(all(), changed_rows, stop()));
+        let (ask_rows, rows_asked) = mpsc::channel(1);
+        tasks.spawn(follow::rows(all(), changed_rows, rows_asked, stop()));
         tasks.spawn(follow::media(all(), heard, new_title, stop()));
         tasks.spawn(follow::titles(all(), new_titles));
         tasks.spawn(follow::live(
@@ -113,8 +114,10 @@ impl Server for CatalogServer {
         let (said, announced) = (replica, Arc::clone(&hearer));
         node.catches_up_with(move || {
             let (said, announced) = (said.clone(), Arc::clone(&announced));
+            let ask_rows = ask_rows.clone();
             async move {
                 tokio::join!(said.catch_up(CATCH_UP), announced.catch_up(CATCH_UP));
+                follow::all_entered(&ask_rows).await;
             }
         });
         let running = node

@@ -6,9 +6,11 @@
 //! changes. So a lost message costs delay, never truth.
 
 mod follower;
+mod inbox;
 mod wire;
 
 pub use follower::{Follower, Todo};
+pub use inbox::Inbox;
 pub use wire::{Change, Changes, Piece, Snapshot, assemble, decode, split};
 
 use crate::{
@@ -17,6 +19,7 @@ use crate::{
     topics::{Entries, FeedTopic, Topics},
 };
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use inbox::{Outbox, inbox};
 use serde_json::Value;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -199,7 +202,8 @@ pub enum Heard {
     Gone(InstanceId),
 }
 
-/// Somebody waits until everyone was asked; told whether anybody answered.
+/// Somebody waits until everyone was asked and what they said was taken in; told whether anybody
+/// answered.
 type Asked = tokio::sync::oneshot::Sender<bool>;
 
 /// Follows all speakers of a topic. Dropping it ends it.
@@ -217,6 +221,11 @@ pub struct Ears {
 }
 
 impl Ears {
+    /// Whether anybody ever said something, alive or not.
+    pub fn heard_any(&self) -> bool {
+        !self.heard.borrow().is_empty()
+    }
+
     /// The speakers that are announced as alive, and when each of them last said something, if
     /// ever. Each does so every two seconds.
     pub fn speakers(&self) -> Vec<(InstanceId, Option<Instant>)> {
@@ -228,7 +237,7 @@ impl Ears {
 
 impl Hearer {
     /// Begins to follow a topic. Returns once everyone who speaks now was heard (or two seconds
-    /// have passed); what they said is then in the channel.
+    /// have passed); what they said is then in the inbox.
     ///
     /// # Errors
     /// When the bus is closed.
@@ -237,7 +246,7 @@ impl Hearer {
         topics: &Topics,
         topic: FeedTopic,
         except: Option<InstanceId>,
-    ) -> Result<(Self, mpsc::Receiver<Heard>), BusError> {
+    ) -> Result<(Self, Inbox), BusError> {
         Self::follow_after(bus, topics, topic, except, Duration::ZERO).await
     }
 
@@ -252,11 +261,11 @@ impl Hearer {
         topic: FeedTopic,
         except: Option<InstanceId>,
         patience: Duration,
-    ) -> Result<(Self, mpsc::Receiver<Heard>), BusError> {
+    ) -> Result<(Self, Inbox), BusError> {
         let alive_key = topics.availability_of(topic.speaker());
         let changes = bus.subscribe(&topic.all()).await?;
         let alive = bus.watch_alive(&alive_key).await?;
-        let (sender, receiver) = mpsc::channel(1024);
+        let (outbox, inbox) = inbox();
         let (refresh, refreshes) = mpsc::channel(1);
         let (present, who) = watch::channel(BTreeSet::new());
         let (last, heard) = watch::channel(BTreeMap::new());
@@ -268,7 +277,7 @@ impl Hearer {
             follower: Follower::default(),
             present,
             last,
-            sender,
+            outbox,
         };
         let until = Instant::now() + patience;
         let answers = loop {
@@ -285,7 +294,7 @@ impl Hearer {
             ears: Ears { alive: who, heard },
             _task: AbortOnDropHandle::new(task),
         };
-        Ok((hearer, receiver))
+        Ok((hearer, inbox))
     }
 
     /// Which speakers are announced as alive, now and whenever that changes; filled within
@@ -299,8 +308,9 @@ impl Hearer {
         self.ears.clone()
     }
 
-    /// Asks all speakers again, and returns when they were heard: for a reader that has met
-    /// something it should know and does not. Whether any answered.
+    /// Asks all speakers again, and returns when what they said was taken in (see [`Inbox`]), so never
+    /// in the reader itself: for one that has met something it should know and does not. Whether any
+    /// answered.
     pub async fn refresh(&self) -> bool {
         let (done, waiting) = tokio::sync::oneshot::channel();
         if self.refresh.send(done).await.is_err() {
@@ -311,12 +321,16 @@ impl Hearer {
     }
 
     /// Hears everything anew, after this process stood still: asks until somebody answers, if
-    /// anybody ever spoke, at most for `patience`.
+    /// anybody ever spoke, and until what was said is taken in; at most for `patience`.
     pub async fn catch_up(&self, patience: Duration) {
-        let others = !self.ears.heard.borrow().is_empty();
-        let until = Instant::now() + patience;
-        while !self.refresh().await && others && Instant::now() < until {
-            tokio::time::sleep(AGAIN).await;
+        let others = self.ears.heard_any();
+        let heard = async {
+            while !self.refresh().await && others {
+                tokio::time::sleep(AGAIN).await;
+            }
+        };
+        if tokio::time::timeout(patience, heard).await.is_err() {
+            tracing::warn!("what was said meanwhile was not heard in time");
         }
     }
 }
@@ -329,7 +343,7 @@ struct Hearing {
     follower: Follower,
     present: watch::Sender<BTreeSet<InstanceId>>,
     last: watch::Sender<BTreeMap<InstanceId, Instant>>,
-    sender: mpsc::Sender<Heard>,
+    outbox: Outbox,
 }
 
 type Asking = FuturesUnordered<BoxFuture<'static, (InstanceId, Option<Snapshot>)>>;
@@ -343,7 +357,7 @@ impl Hearing {
     ) {
         let mut asking = Asking::new();
         let mut refreshing = FuturesUnordered::new();
-        let closed = self.sender.clone();
+        let closed = self.outbox.clone();
         loop {
             let todo = tokio::select! {
                 message = changes.next() => {
@@ -372,8 +386,8 @@ impl Hearing {
                 Some((answers, done)) = refreshing.next() => {
                     let answered = self.any_other(&answers);
                     self.take_in(answers).await;
-                    // Whoever asked may have given up.
-                    let _ = done.send(answered);
+                    // Behind what they said: it may wait in the inbox while a disk is slow.
+                    self.outbox.tell_when_read(done, answered).await;
                     Vec::new()
                 }
                 () = closed.closed() => return,
@@ -452,7 +466,7 @@ impl Hearing {
             match todo {
                 Todo::Ask(speaker) => ask.push(speaker),
                 // The receiver is gone when the service stops; `run` ends with it.
-                Todo::Tell(heard) => drop(self.sender.send(heard).await),
+                Todo::Tell(heard) => self.outbox.tell(heard).await,
             }
         }
         ask
@@ -499,7 +513,7 @@ async fn ask(bus: Bus, key: String, speaker: InstanceId) -> (InstanceId, Option<
 
 /// Runs `each` on everything that is heard, until `stop`.
 pub async fn for_each(
-    mut heard: mpsc::Receiver<Heard>,
+    mut heard: Inbox,
     stop: CancellationToken,
     mut each: impl FnMut(Heard) + Send,
 ) {

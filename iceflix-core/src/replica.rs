@@ -223,7 +223,7 @@ impl Replica {
     }
 
     /// Hears everything anew, after this process stood still: asks until a peer answers, if any was
-    /// ever there, at most for `patience`.
+    /// ever there, and until what it said is here; at most for `patience`.
     pub async fn catch_up(&self, patience: Duration) {
         if let Some(hearer) = self.inner.hearer() {
             hearer.catch_up(patience).await;

@@ -218,7 +218,7 @@ impl Verifier {
     }
 
     /// Hears everything anew, after this process stood still: asks until an authenticator answers,
-    /// if any was there, at most for `patience`.
+    /// if any was there, at most for `patience`. What it revoked is refused when this returns.
     pub async fn catch_up(&self, patience: Duration) {
         if let Some(following) = self.inner.following.get() {
             following.hearer.catch_up(patience).await;
@@ -281,7 +281,7 @@ impl Verifier {
         }
         let mut changes = self.changes();
         self.inner.ask().await;
-        // What was heard is on its way through the channel.
+        // It may have been asked a moment ago already, and its signer be on the way.
         let known = async {
             while unknown(&judge()) {
                 if changes.changed().await.is_err() {

@@ -2,22 +2,22 @@
 
 use crate::world::{Hand, id, node, wait_for};
 use iceflix_core::{
-    api::Kind,
+    api::{Kind, SessionId, auth::Role},
     bus::Bus,
-    feed::{Heard, Hearer},
-    topics::{Entries, Topics},
+    feed::{Heard, Hearer, Inbox},
+    topics::{AuthenticationFact, Entries, Topics},
+    trust::{Identity, Verifier},
 };
 use serde_json::{Value, json};
 use std::time::Duration;
-use tokio::sync::mpsc;
 
 /// A speaker and a hearer on two nodes.
 struct Setting {
     hand: Hand,
-    heard: mpsc::Receiver<Heard>,
+    heard: Inbox,
     /// What the hearer knows of the speaker.
     known: Entries,
-    _hearer: Hearer,
+    hearer: Hearer,
     _buses: [Bus; 2],
 }
 
@@ -34,7 +34,7 @@ impl Setting {
             hand,
             heard,
             known: Entries::new(),
-            _hearer: hearer,
+            hearer,
             _buses: [far, near],
         };
         setting.until_whole().await;
@@ -163,4 +163,60 @@ async fn a_snapshot_that_lost_a_piece_is_asked_for_again() {
         setting.take_in();
     }
     assert!(setting.hand.asked() >= asked + 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asks_anew_is_told_when_what_was_missed_is_taken_in() {
+    let mut setting = Setting::new().await;
+    for n in 0..3 {
+        setting.hand.lose("missed", Some(json!(n)));
+        let asked = setting.hand.asked();
+        {
+            let mut refreshed = std::pin::pin!(setting.hearer.refresh());
+            // Long after the answer has come: nobody has read it.
+            let early = tokio::time::timeout(Duration::from_millis(300), &mut refreshed);
+            assert!(early.await.is_err(), "not taken in");
+            assert_eq!(setting.hand.asked(), asked + 1);
+            let reading = async {
+                loop {
+                    match setting.heard.recv().await {
+                        Some(Heard::Everything(_, entries)) => setting.known = entries,
+                        other => panic!("{other:?}"),
+                    }
+                }
+            };
+            tokio::select! {
+                answered = refreshed => assert!(answered),
+                () = reading => {}
+            }
+        }
+        assert_eq!(setting.known.get("missed"), Some(&json!(n)));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_caught_up_refuses_what_was_revoked_meanwhile() {
+    let topics = Topics::new("losses");
+    let (far, port) = node(Kind::Auth, &[]).await;
+    let hand = Hand::start(&far, &topics, &topics.authentication(), "auth-1").await;
+    let (near, _) = node(Kind::Catalog, &[port]).await;
+    let verifier = Verifier::follow(&near, &topics, None).await.unwrap();
+    while !verifier.ears().is_some_and(|ears| ears.heard_any()) {
+        hand.heartbeat().await;
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    for _ in 0..50 {
+        let session = SessionId::random();
+        let fact = AuthenticationFact::SessionEnded { session };
+        hand.lose(&fact.name(), serde_json::to_value(&fact).ok());
+        verifier.catch_up(Duration::from_secs(60)).await;
+        let identity = Identity {
+            user: "ada".into(),
+            session,
+            role: Role::User,
+            epoch: 0,
+            expires: Duration::ZERO,
+        };
+        assert!(verifier.is_revoked(&identity));
+    }
 }

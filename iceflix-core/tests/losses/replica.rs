@@ -229,6 +229,44 @@ impl Store for OnDisk {
     }
 }
 
+/// Rows on a disk that takes its time.
+struct Slow(Sqlite);
+
+impl Store for Slow {
+    fn rows(&mut self) -> Result<Rows, StoreError> {
+        self.0.rows()
+    }
+
+    fn write(&mut self, rows: &[(String, Row)]) -> Result<(), StoreError> {
+        std::thread::sleep(Duration::from_millis(200));
+        self.0.write(rows)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_caught_up_has_what_it_missed_however_slow_its_disk_is() {
+    let (dir, topics) = (tempfile::tempdir().unwrap(), Topics::new("losses"));
+    let (far, port) = node(Kind::Auth, &[]).await;
+    let hand = Hand::start(&far, &topics, &rows(&topics), "auth-2").await;
+    let (near, _) = node(Kind::Auth, &[port]).await;
+    let file = dir.path().join("auth-1.sqlite");
+    let slow = move || Ok(Slow(Sqlite::open(&file, GROWING)?));
+    let name = id("auth-1");
+    let opened = Replica::open_in(slow, &near, &topics, Kind::Auth, &name, Duration::ZERO);
+    let replica = opened.await.unwrap().0;
+    for n in 1..=5 {
+        // This is being written …
+        let busy = format!("busy-{n}");
+        hand.say(&busy, row(1, Some(n))).await;
+        wait_for("it is heard", || replica.get(&busy).is_some()).await;
+        // … and what follows has to wait.
+        let missed = format!("missed-{n}");
+        hand.lose(&missed, row(1, Some(n)));
+        replica.catch_up(Duration::from_secs(60)).await;
+        assert_eq!(replica.get(&missed), Some(json!(n)));
+    }
+}
+
 /// Only where another may take the write: alone it stays, and says that it could not.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_cannot_write_is_not_to_be_found_while_there_are_others() {
