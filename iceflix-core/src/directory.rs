@@ -28,6 +28,8 @@ struct Known {
     life: u64,
     /// It has said in this life how to reach it.
     told: bool,
+    /// Whether it still is alive is being asked.
+    doubted: bool,
     description: Option<Description>,
 }
 
@@ -41,8 +43,35 @@ impl Directory {
             self.arrivals += 1;
         }
         let known = self.known.entry(key).or_default();
-        (known.life, known.told) = (self.lives, false);
+        (known.life, known.told, known.doubted) = (self.lives, false, false);
         known.life
+    }
+
+    /// What was last heard may be long ago: all are to be asked once more how to reach them. What is
+    /// given back goes with their answers, and no earlier one counts.
+    pub fn doubt(&mut self) -> Vec<(Kind, InstanceId, u64)> {
+        let lives = &mut self.lives;
+        let asked = self.known.iter_mut().map(|((kind, instance), known)| {
+            *lives += 1;
+            (known.life, known.doubted) = (*lives, true);
+            (*kind, instance.clone(), known.life)
+        });
+        asked.collect()
+    }
+
+    /// Whether all have answered since they were [doubted](Directory::doubt).
+    pub fn is_sure(&self) -> bool {
+        self.known.values().all(|known| !known.doubted)
+    }
+
+    /// Those that have not answered since they were doubted are not shown until they do.
+    pub fn drop_doubted(&mut self) {
+        for known in self.known.values_mut().filter(|known| known.doubted) {
+            (known.told, known.doubted) = (false, false);
+            if known.description.take().is_some() {
+                self.number += 1;
+            }
+        }
     }
 
     /// An instance is alive no more. It may return, on another port.
@@ -77,8 +106,9 @@ impl Directory {
         life: u64,
         description: Description,
     ) {
-        let known = self.known.get(&(kind, instance.clone()));
-        if known.is_some_and(|known| known.life == life) {
+        let known = self.known.get_mut(&(kind, instance.clone()));
+        if let Some(known) = known.filter(|known| known.life == life) {
+            known.doubted = false;
             self.described(kind, instance, description);
         }
     }
@@ -91,11 +121,11 @@ impl Directory {
         }
     }
 
-    /// Whether it is in this life and has not said how to reach it.
+    /// Whether it is in this life and has not said how to reach it, or not when it was asked again.
     pub fn wanted(&self, kind: Kind, instance: &InstanceId, life: u64) -> bool {
         self.known
             .get(&(kind, instance.clone()))
-            .is_some_and(|known| known.life == life && !known.told)
+            .is_some_and(|known| known.life == life && (!known.told || known.doubted))
     }
 
     /// How often what [`Directory::instances`] gives has changed.
@@ -203,6 +233,41 @@ mod tests {
         }
         assert_eq!(arrivals, [1, 1, 2, 2, 3, 3]);
         assert!(directory.instances().is_empty());
+    }
+
+    #[test]
+    fn who_does_not_answer_when_it_is_doubted_is_not_shown_until_it_does() {
+        let mut directory = Directory::default();
+        let mut lives = Vec::new();
+        for n in 1..=3 {
+            lives.push(directory.alive(Kind::Auth, &id(n)));
+            directory.described(Kind::Auth, &id(n), description(n.into()));
+        }
+        let asked = directory.doubt();
+        assert_eq!(asked.len(), 3);
+        assert_eq!(directory.instances().len(), 3, "there until it is known");
+        let answer = |directory: &mut Directory, n: u8, life| {
+            directory.answered(Kind::Auth, &id(n), life, description(n.into()));
+        };
+        answer(&mut directory, 1, asked[0].2);
+        // What was said before, and arrives now, says nothing of today.
+        directory.described(Kind::Auth, &id(2), description(2));
+        answer(&mut directory, 2, lives[1]);
+        assert!(!directory.is_sure() && directory.wanted(Kind::Auth, &id(2), asked[1].2));
+        directory.gone(Kind::Auth, &id(3));
+        directory.drop_doubted();
+        assert!(directory.is_sure());
+        let shown = |directory: &Directory| {
+            let shown = directory.instances().into_iter();
+            shown.map(|it| it.instance).collect::<Vec<_>>()
+        };
+        assert_eq!(shown(&directory), [id(1)]);
+        // It was slow, and has not died.
+        assert!(directory.wanted(Kind::Auth, &id(2), asked[1].2));
+        answer(&mut directory, 2, asked[1].2);
+        assert_eq!(shown(&directory), [id(1), id(2)]);
+        assert!(!directory.wanted(Kind::Auth, &id(2), asked[1].2));
+        assert_eq!(directory.arrivals(), 3);
     }
 
     #[test]

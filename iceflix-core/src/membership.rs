@@ -11,7 +11,10 @@ use crate::{
 };
 use futures::{FutureExt, StreamExt, stream::FuturesUnordered};
 use std::{collections::HashSet, sync::Arc, time::Duration};
-use tokio::sync::watch;
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::Instant,
+};
 use tokio_util::task::AbortOnDropHandle;
 
 /// How long an instance may take to say how to reach it, before it is asked again.
@@ -23,6 +26,7 @@ pub struct Membership {
     view: watch::Receiver<Arc<DirectoryView>>,
     arrivals: watch::Receiver<u64>,
     expelled: watch::Sender<HashSet<InstanceId>>,
+    doubt: mpsc::Sender<oneshot::Sender<()>>,
     _task: Arc<AbortOnDropHandle<()>>,
 }
 
@@ -43,15 +47,17 @@ impl Membership {
         let (sender, view) = watch::channel(Arc::new(following.view()));
         let (arrived, arrivals) = watch::channel(0);
         let (expelled, to_expel) = watch::channel(HashSet::new());
+        let (doubt, doubts) = mpsc::channel(1);
         let shown = Shown {
             view: sender,
             arrivals: arrived,
         };
-        let task = tokio::spawn(following.run(described, alive, to_expel, shown));
+        let task = tokio::spawn(following.run(described, alive, to_expel, doubts, shown));
         Ok(Self {
             view,
             arrivals,
             expelled,
+            doubt,
             _task: Arc::new(AbortOnDropHandle::new(task)),
         })
     }
@@ -63,6 +69,16 @@ impl Membership {
             *known = instances;
             changed
         });
+    }
+
+    /// Asks all once more, after this process stood still. Who does not answer within half a second
+    /// is not in the directory when this returns, and not until it answers.
+    pub async fn catch_up(&self) {
+        let (done, waiting) = oneshot::channel();
+        if self.doubt.send(done).await.is_ok() {
+            // In vain only when the bus was closed.
+            let _ = waiting.await;
+        }
     }
 
     /// The directory, now and whenever it changes.
@@ -114,9 +130,12 @@ impl Following {
         mut described: Subscription<Message>,
         mut alive: Subscription<Alive>,
         mut expelled: watch::Receiver<HashSet<InstanceId>>,
+        mut doubts: mpsc::Receiver<oneshot::Sender<()>>,
         shown: Shown,
     ) {
         let mut asking = FuturesUnordered::new();
+        // Who waits until nobody is doubted any more, and until when the doubted may answer.
+        let (mut waiting, mut until) = (Vec::new(), Instant::now());
         loop {
             tokio::select! {
                 event = alive.next() => {
@@ -144,6 +163,14 @@ impl Following {
                 Ok(()) = expelled.changed() => {
                     self.directory.expel(expelled.borrow_and_update().clone());
                 }
+                Some(done) = doubts.recv() => {
+                    waiting.push(done);
+                    until = Instant::now() + ASK_TIMEOUT;
+                    asking.extend(self.directory.doubt().into_iter().map(|it| self.ask(it).boxed()));
+                }
+                () = tokio::time::sleep_until(until), if !waiting.is_empty() => {
+                    self.directory.drop_doubted();
+                }
                 Some(((kind, instance, life), answer)) = asking.next() => {
                     if let Some(description) = answer {
                         self.directory.answered(kind, &instance, life, description);
@@ -153,6 +180,12 @@ impl Following {
                 }
             }
             self.show(&shown);
+            if self.directory.is_sure() {
+                for done in waiting.drain(..) {
+                    // It may have given up.
+                    let _: Result<(), ()> = done.send(());
+                }
+            }
         }
     }
 

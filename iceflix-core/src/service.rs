@@ -383,10 +383,12 @@ impl Node {
             renewal,
             expelling: AbortOnDropHandle::new(expelling),
             catching_up: vec![{
-                let verifier = verifier.clone();
+                let (verifier, membership) = (verifier.clone(), membership.clone());
                 Box::new(move || {
-                    let verifier = verifier.clone();
-                    Box::pin(async move { verifier.catch_up(CATCH_UP).await })
+                    let (verifier, membership) = (verifier.clone(), membership.clone());
+                    Box::pin(async move {
+                        tokio::join!(verifier.catch_up(CATCH_UP), membership.catch_up());
+                    })
                 })
             }],
             ears: verifier.ears().into_iter().collect(),
