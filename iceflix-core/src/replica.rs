@@ -6,6 +6,7 @@
 //! ([`crate::feed`]). Always writable, converges, not linearisable.
 
 mod digest;
+mod disk;
 mod exchange;
 mod rows;
 mod sqlite;
@@ -16,12 +17,13 @@ pub use sqlite::Sqlite;
 pub use store::{Store, StoreError};
 
 use crate::{
-    announcement::{Absence, Absences},
+    announcement::Absences,
     api::{InstanceId, Kind},
     bus::{Answering, Bus, BusError},
     feed::{self, Ears, Heard, Hearer, Speaker},
     topics::{Entries, FeedTopic, Topics},
 };
+use disk::Disk;
 use exchange::{Answer, Exchange, Question};
 use futures::future::BoxFuture;
 use rand::{Rng as _, seq::IteratorRandom as _};
@@ -29,10 +31,7 @@ use serde_json::Value;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     path::Path,
-    sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::{Duration, Instant},
 };
 use store::Keeper;
@@ -115,17 +114,14 @@ struct Inner {
     asking: Semaphore,
     exchange: Exchange,
     hearing: Mutex<Option<Hearing>>,
-    /// Whether the database could not be written the last time.
-    failing: AtomicBool,
-    /// Where it is said that the database takes no writes.
-    absences: OnceLock<Absences>,
+    disk: Arc<Disk>,
 }
 
 /// What ends with the replica.
 struct Hearing {
     hearer: Arc<Hearer>,
     _answering: Answering,
-    _tasks: [AbortOnDropHandle<()>; 2],
+    _tasks: [AbortOnDropHandle<()>; 3],
 }
 
 impl Replica {
@@ -167,11 +163,13 @@ impl Replica {
         let topic = topics.rows(kind);
         let speaker = Speaker::start(bus, &topic, instance, rows.entries()).await?;
         let (changed, changes) = mpsc::unbounded_channel();
+        let exchange = Exchange::new(bus, topics.exchange(kind), instance);
         let inner = Arc::new(Inner {
             clock: uhlc::HLCBuilder::new()
                 .with_id(rows::clock_id(instance))
                 .build(),
             rows: Mutex::new(rows),
+            disk: Disk::new(store.clone(), exchange.clone()),
             store,
             speaker,
             bus: bus.clone(),
@@ -179,10 +177,8 @@ impl Replica {
             changed,
             misses: Mutex::default(),
             asking: Semaphore::new(ASKED_AT_ONCE),
-            exchange: Exchange::new(bus, topics.exchange(kind), instance),
+            exchange,
             hearing: Mutex::new(None),
-            failing: AtomicBool::new(false),
-            absences: OnceLock::new(),
         });
         let answering = {
             let weak = Arc::downgrade(&inner);
@@ -207,19 +203,20 @@ impl Replica {
             }
         });
         let comparing = tokio::spawn(compare(Arc::downgrade(&inner), hearer.alive()));
+        let [task, comparing] = [task, comparing].map(AbortOnDropHandle::new);
+        let watching = inner.disk.follow(hearer.alive());
         *lock(&inner.hearing) = Some(Hearing {
             hearer: Arc::new(hearer),
             _answering: answering,
-            _tasks: [task, comparing].map(AbortOnDropHandle::new),
+            _tasks: [task, comparing, watching],
         });
         Ok((Self { inner }, changes))
     }
 
-    /// Says there, from now on, when the database takes no writes and others are there who may: the
-    /// service is then not to be found, and callers turn to those.
+    /// Says there, from now on, when the database takes no writes and another instance's does: the
+    /// service is then not to be found, and callers turn to that one.
     pub fn withdraw_by(&self, absences: &Absences) {
-        // The first one counts; a service has but one.
-        let _ = self.inner.absences.set(absences.clone());
+        self.inner.disk.withdraw_by(absences);
     }
 
     /// Hears everything anew, after this process stood still: asks until a peer answers, if any was
@@ -378,7 +375,7 @@ impl Inner {
     async fn commit(&self, written: Vec<(String, Row)>) -> Result<(), StoreError> {
         let stored = self.store.write(written.clone()).await;
         // Before the caller hears of it: it shall turn to another instance.
-        self.wrote(&stored);
+        self.disk.wrote(&stored).await;
         let newer = {
             // The speaker takes them in the rows' order: of two writes to a row that pass here at
             // once, the one that won stands in both.
@@ -395,25 +392,6 @@ impl Inner {
         self.tell(newer.clone());
         self.confirm(newer).await;
         Ok(())
-    }
-
-    /// The database was written, or could not be. When it cannot be, this instance is not to be found
-    /// while there are others; and that is logged once, since the log may be on the same disk.
-    fn wrote(&self, result: &Result<(), StoreError>) {
-        let failing = self.failing.swap(result.is_err(), Ordering::AcqRel);
-        match result {
-            Err(error) if !failing => {
-                tracing::error!(%error, "rows are not kept until that is over")
-            }
-            Ok(()) if failing => tracing::info!("rows are kept again"),
-            _ => {}
-        }
-        let others = self
-            .hearer()
-            .is_some_and(|hearer| !hearer.alive().borrow().is_empty());
-        if let Some(absences) = self.absences.get() {
-            absences.set(Absence::Disk, result.is_err() && others);
-        }
     }
 
     fn hearer(&self) -> Option<Arc<Hearer>> {
@@ -454,6 +432,10 @@ impl Inner {
                     Vec::new()
                 }
             }
+            Question::Writable => match self.disk.can_write().await {
+                true => Answer::Writable.encode(),
+                false => Vec::new(),
+            },
             Question::Digest => {
                 let digest = lock(&self.rows).digest().clone();
                 Answer::Digest(digest).encode()
@@ -519,11 +501,14 @@ impl Inner {
             self.speaker.hold(held.collect());
             newer
         };
+        if newer.is_empty() {
+            return true;
+        }
         self.tell(newer.clone());
         // Last, so that they are seen here at once: what is lost before it is kept comes again
         // with the next snapshot.
         let kept = self.store.keep(newer).await;
-        self.wrote(&kept);
+        self.disk.wrote_aside(&kept);
         kept.is_ok()
     }
 
@@ -546,8 +531,7 @@ async fn compare(inner: Weak<Inner>, alive: watch::Receiver<BTreeSet<InstanceId>
             .await;
         // A disk that was full may have room again.
         if let Some(inner) = inner.upgrade() {
-            // When nothing is to be kept, the next write tells.
-            inner.wrote(&inner.store.all_kept().await);
+            inner.disk.try_again().await;
         }
         let peer = {
             let alive = alive.borrow();

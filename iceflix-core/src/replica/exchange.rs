@@ -9,9 +9,9 @@ use crate::{
 };
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
-/// How long a peer may take to say that it keeps rows. One that is dead is known to be after a
+/// How long a peer may take to say that it keeps rows, or can. One that is dead is known to be after a
 /// second; a caller waits two for a write.
 const KEEP: Duration = Duration::from_secs(1);
 
@@ -24,18 +24,23 @@ const COMPARE: Duration = Duration::from_secs(5);
 pub enum Question {
     /// Take these rows and keep them: they are to be on disk when it is answered.
     Keep(Entries),
+    /// Does your disk take writes? It is to be tried.
+    Writable,
     /// What do all rows come to?
     Digest,
     /// Which rows are in these buckets?
     Buckets(Vec<u8>),
 }
 
-/// An answer to [`Question::Keep`] or [`Question::Digest`]. Rows come as a snapshot's pieces.
+/// An answer to a [`Question`]. Rows come as a snapshot's pieces. Who cannot keep or write says
+/// nothing.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Answer {
     /// They are on disk.
     Kept,
+    /// It does.
+    Writable,
     /// All rows come to this.
     Digest(Digest),
 }
@@ -101,6 +106,23 @@ impl Exchange {
             }
         }
         false
+    }
+
+    /// Asks all others whether their disks take writes; the first of these that says so.
+    pub(super) async fn who_can_write(&self, of: &BTreeSet<InstanceId>) -> Option<InstanceId> {
+        let question = encode(&Question::Writable);
+        let answers = self.bus.ask_each(&self.topic.all(), question, KEEP).await;
+        let mut answers = answers.ok()?;
+        while let Some(answer) = answers.recv().await {
+            let speaker = self.topic.parse(&answer.message.key);
+            let speaker = speaker.filter(|speaker| of.contains(speaker));
+            if speaker.is_some()
+                && matches!(decode(&answer.message.payload), Some(Answer::Writable))
+            {
+                return speaker;
+            }
+        }
+        None
     }
 
     /// Asks a peer what its rows come to.

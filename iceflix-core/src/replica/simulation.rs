@@ -226,7 +226,8 @@ impl Host {
                     self.merge(snapshot.entries);
                 }
             }
-            Said::Question(Question::Keep(_)) | Said::Digest(Answer::Kept) => {}
+            Said::Question(Question::Keep(_) | Question::Writable)
+            | Said::Digest(Answer::Kept | Answer::Writable) => {}
         }
         Ok(())
     }

@@ -74,6 +74,11 @@ impl Store for Sqlite {
         let written = write(&mut self.connection, rows, self.growing);
         written.map_err(|error| StoreError::Write(Arc::new(error)))
     }
+
+    fn probe(&mut self) -> Result<(), StoreError> {
+        let probed = probe(&mut self.connection);
+        probed.map_err(|error| StoreError::Write(Arc::new(error)))
+    }
 }
 
 fn unreadable(path: &Path, error: &rusqlite::Error) -> StoreError {
@@ -157,6 +162,19 @@ fn write(
         }
     }
     transaction.commit()
+}
+
+/// Writes a table of 64 KiB and drops it. In two transactions: what one makes and drops never gets
+/// to the disk. Where the second fails a table stays that the next probe takes and no version minds,
+/// and the disk takes no writes either. Random, since a file system may have room for zeros only.
+fn probe(connection: &mut Connection) -> rusqlite::Result<()> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    transaction.execute_batch(
+        "CREATE TABLE IF NOT EXISTS probe (bytes BLOB);
+         INSERT INTO probe VALUES (randomblob(65536))",
+    )?;
+    transaction.commit()?;
+    connection.execute_batch("DROP TABLE probe")
 }
 
 #[cfg(test)]
@@ -253,6 +271,44 @@ mod tests {
             let (_, disk) = opened(&path);
             prop_assert_eq!(disk, memory);
         }
+    }
+
+    #[test]
+    fn a_probe_leaves_nothing_and_fails_where_a_row_would() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = file_of_this_version(dir.path());
+        let (mut store, before) = opened(&path);
+        let made = tables(&store.connection);
+        for _ in 0..3 {
+            store.probe().unwrap();
+        }
+        assert_eq!(tables(&store.connection), made);
+        assert_eq!(version(&store.connection), 1);
+        // What the probes took is free; a row that takes it leaves no room.
+        let pages = |store: &Sqlite, pragma: &str| -> i64 {
+            let found = store
+                .connection
+                .pragma_query_value(None, pragma, |row| row.get(0));
+            found.unwrap()
+        };
+        let most = pages(&store, "page_count");
+        let set = store
+            .connection
+            .pragma_update_and_check(None, "max_page_count", most, |row| row.get(0));
+        assert_eq!(set, Ok(most));
+        store.probe().unwrap();
+        let large = |key: &str| [(key.to_owned(), row(1, Some(json!("x".repeat(40 << 10)))))];
+        store.write(&large("large")).unwrap();
+        for _ in 0..2 {
+            let refused = store.probe().unwrap_err();
+            assert!(matches!(refused, StoreError::Write(_)), "{refused}");
+            store.write(&large("next")).unwrap_err();
+        }
+        assert_eq!(tables(&store.connection), made);
+        drop(store);
+        let (mut store, rows) = opened(&path);
+        assert!(rows.get("large").is_some() && rows.get("a") == before.get("a"));
+        store.probe().unwrap();
     }
 
     #[test]

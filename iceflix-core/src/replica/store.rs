@@ -22,6 +22,14 @@ pub trait Store: Send + 'static {
     /// # Errors
     /// When they could not be kept.
     fn write(&mut self, rows: &[(String, Row)]) -> Result<(), StoreError>;
+
+    /// Whether rows could be kept now: makes something durable that is no row, some tens of KiB,
+    /// so that a disk without room for the next rows refuses it, and forgets it again. Asked only
+    /// after a write has failed, here or at another instance, and then every few seconds.
+    ///
+    /// # Errors
+    /// When it could not be made durable.
+    fn probe(&mut self) -> Result<(), StoreError>;
 }
 
 /// Rows could not be kept.
@@ -75,6 +83,8 @@ struct Job {
     rows: Vec<(String, Row)>,
     /// Whether they are in memory already, and so to be kept sooner or later.
     shown: bool,
+    /// Whether it is to be tried to write, if there are no rows.
+    probe: bool,
     done: oneshot::Sender<Result<(), StoreError>>,
 }
 
@@ -114,23 +124,39 @@ impl Keeper {
 
     /// Keeps rows that nobody has seen: if that fails, they are forgotten.
     pub(super) async fn write(&self, rows: Vec<(String, Row)>) -> Result<(), StoreError> {
-        self.ask(rows, false).await
+        self.ask(rows, false, false).await
     }
 
     /// Keeps rows that are shown already: if that fails, it is tried again with all that is to be
     /// kept later.
     pub(super) async fn keep(&self, rows: Vec<(String, Row)>) -> Result<(), StoreError> {
-        self.ask(rows, true).await
+        self.ask(rows, true, false).await
     }
 
     /// Waits until everything is kept that was to be, and tries again what could not.
     pub(super) async fn all_kept(&self) -> Result<(), StoreError> {
-        self.ask(Vec::new(), true).await
+        self.ask(Vec::new(), true, false).await
     }
 
-    async fn ask(&self, rows: Vec<(String, Row)>, shown: bool) -> Result<(), StoreError> {
+    /// The same, and when there is nothing to be kept tries to write all the same
+    /// ([`Store::probe`]).
+    pub(super) async fn probe(&self) -> Result<(), StoreError> {
+        self.ask(Vec::new(), true, true).await
+    }
+
+    async fn ask(
+        &self,
+        rows: Vec<(String, Row)>,
+        shown: bool,
+        probe: bool,
+    ) -> Result<(), StoreError> {
         let (done, result) = oneshot::channel();
-        let job = Job { rows, shown, done };
+        let job = Job {
+            rows,
+            shown,
+            probe,
+            done,
+        };
         self.jobs.send(job).map_err(|_| StoreError::Closed)?;
         result.await.map_err(|_| StoreError::Closed)?
     }
@@ -155,7 +181,9 @@ fn keep_all(store: &mut impl Store, inbox: &mpsc::Receiver<Job>, owed: &mut Rows
                 shown = rows.len();
             }
         }
+        let probe = jobs.iter().any(|job| job.probe);
         let result = match rows.is_empty() {
+            true if probe => store.probe(),
             true => Ok(()),
             false => store.write(&rows),
         };

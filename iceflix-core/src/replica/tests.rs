@@ -24,6 +24,14 @@ impl Disk {
     fn set_full(&self, full: bool) {
         self.full.store(full, Ordering::SeqCst);
     }
+
+    fn room(&self) -> Result<(), StoreError> {
+        let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
+        match self.full.load(Ordering::SeqCst) {
+            true => Err(StoreError::Write(Arc::new(full))),
+            false => Ok(()),
+        }
+    }
 }
 
 /// Rows on such a disk.
@@ -38,12 +46,13 @@ impl Store for OnDisk {
     }
 
     fn write(&mut self, rows: &[(String, Row)]) -> Result<(), StoreError> {
-        match self.disk.full.load(Ordering::SeqCst) {
-            true => Err(StoreError::Write(Arc::new(std::io::Error::from(
-                std::io::ErrorKind::StorageFull,
-            )))),
-            false => self.rows.write(rows),
-        }
+        self.disk.room()?;
+        self.rows.write(rows)
+    }
+
+    fn probe(&mut self) -> Result<(), StoreError> {
+        self.disk.room()?;
+        self.rows.probe()
     }
 }
 
@@ -277,4 +286,39 @@ async fn what_a_peer_wrote_is_kept_when_there_is_room_again_and_not_said_to_be_b
     for key in ["theirs", "another"] {
         assert_eq!(keep(key).await, kept);
     }
+}
+
+/// What is tried again every few seconds is a write, whether there is something to be written or not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_is_full_until_something_could_be_written() {
+    let (alone, full) = (Alone::new().await, Disk::default());
+    let (replica, _changes) = alone.open_on(&full).await;
+    let (inner, put) = (&replica.inner, |value| {
+        replica.put(vec![(KEY.to_owned(), Some(json!(value)))])
+    });
+    let writable = Answer::Writable.encode();
+    assert_eq!(inner.answer(Question::Writable).await, writable);
+    put(0).await.unwrap();
+    full.set_full(true);
+    put(1).await.unwrap_err();
+    // Nothing is owed, and what is here already need not be written.
+    let here = rows(&replica).entries();
+    for _ in 0..3 {
+        inner.disk.try_again().await;
+        assert!(inner.merge(here.clone()).await);
+        assert!(inner.disk.is_failing());
+        assert!(inner.answer(Question::Writable).await.is_empty());
+    }
+    full.set_full(false);
+    inner.disk.try_again().await;
+    assert!(!inner.disk.is_failing());
+    assert_eq!(inner.answer(Question::Writable).await, writable);
+    // Nobody has to write for it to be known that there is no room: another one may ask.
+    full.set_full(true);
+    assert!(inner.answer(Question::Writable).await.is_empty());
+    assert!(inner.disk.is_failing());
+    full.set_full(false);
+    put(2).await.unwrap();
+    assert!(!inner.disk.is_failing(), "that was a write");
+    assert_eq!(alone.on_disk(), rows(&replica));
 }

@@ -3,6 +3,7 @@
 // Helpers of tests, which clippy does not see as tests.
 #![allow(clippy::unwrap_used)]
 
+mod disk;
 mod feed;
 mod membership;
 mod replica;

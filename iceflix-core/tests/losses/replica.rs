@@ -2,7 +2,6 @@
 
 use crate::world::{Cable, Hand, id, node, rows, wait_for};
 use iceflix_core::{
-    announcement::{Absence, Absences},
     api::Kind,
     bus::{AliveToken, Bus},
     feed::split,
@@ -11,12 +10,7 @@ use iceflix_core::{
 };
 use serde_json::{Value, json};
 use std::{
-    io::ErrorKind,
     path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
     time::{Duration, Instant},
 };
 
@@ -38,7 +32,7 @@ async fn open(bus: &Bus, dir: &Path, name: &str) -> Replica {
     opened.unwrap().0
 }
 
-fn change(key: &str, value: u32) -> (String, Option<Value>) {
+pub fn change(key: &str, value: u32) -> (String, Option<Value>) {
     (key.to_owned(), Some(json!(value)))
 }
 
@@ -206,29 +200,6 @@ async fn what_was_acknowledged_is_at_a_peer_already() {
     }
 }
 
-/// A disk that is full while this is set.
-#[derive(Clone, Default)]
-struct Full(Arc<AtomicBool>);
-
-/// Rows on such a disk.
-struct OnDisk(Sqlite, Full);
-
-impl Store for OnDisk {
-    fn rows(&mut self) -> Result<Rows, StoreError> {
-        self.0.rows()
-    }
-
-    fn write(&mut self, rows: &[(String, Row)]) -> Result<(), StoreError> {
-        match self.1.0.load(Ordering::SeqCst) {
-            true => {
-                let full = std::io::Error::from(ErrorKind::StorageFull);
-                Err(StoreError::Write(Arc::new(full)))
-            }
-            false => self.0.write(rows),
-        }
-    }
-}
-
 /// Rows on a disk that takes its time.
 struct Slow(Sqlite);
 
@@ -240,6 +211,10 @@ impl Store for Slow {
     fn write(&mut self, rows: &[(String, Row)]) -> Result<(), StoreError> {
         std::thread::sleep(Duration::from_millis(200));
         self.0.write(rows)
+    }
+
+    fn probe(&mut self) -> Result<(), StoreError> {
+        self.0.probe()
     }
 }
 
@@ -265,51 +240,6 @@ async fn who_has_caught_up_has_what_it_missed_however_slow_its_disk_is() {
         replica.catch_up(Duration::from_secs(60)).await;
         assert_eq!(replica.get(&missed), Some(json!(n)));
     }
-}
-
-/// Only where another may take the write: alone it stays, and says that it could not.
-#[tokio::test(flavor = "multi_thread")]
-async fn who_cannot_write_is_not_to_be_found_while_there_are_others() {
-    let (dir, topics) = (tempfile::tempdir().unwrap(), Topics::new("losses"));
-    let (far, port) = node(Kind::Auth, &[]).await;
-    let (near, _) = node(Kind::Auth, &[port]).await;
-    let (full, file) = (Full::default(), dir.path().join("auth-1.sqlite"));
-    let disk = full.clone();
-    let on_disk = move || Ok(OnDisk(Sqlite::open(&file, GROWING)?, disk));
-    let name = id("auth-1");
-    let opened = Replica::open_in(on_disk, &near, &topics, Kind::Auth, &name, Duration::ZERO);
-    let one = opened.await.unwrap().0;
-    let absences = Absences::default();
-    one.withdraw_by(&absences);
-    let away = || absences.has(&[Absence::Disk]);
-
-    full.0.store(true, Ordering::SeqCst);
-    one.put(vec![change("a", 1)]).await.unwrap_err();
-    assert!(!away(), "there is nobody else");
-    full.0.store(false, Ordering::SeqCst);
-
-    let two = open(&far, dir.path(), "auth-2").await;
-    let _tokens = (
-        announced(&near, "auth-1").await,
-        announced(&far, "auth-2").await,
-    );
-    let mut n = 0;
-    while two.get("met") != Some(json!(n)) {
-        n += 1;
-        one.put(vec![change("met", n)]).await.unwrap();
-        assert!(n < 1000, "never acknowledged by the other");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    full.0.store(true, Ordering::SeqCst);
-    one.put(vec![change("a", 2)]).await.unwrap_err();
-    assert!(away());
-    // What the other writes cannot be kept here, so that it stays away …
-    two.put(vec![change("b", 1)]).await.unwrap();
-    wait_for("it is heard", || one.get("b").is_some()).await;
-    full.0.store(false, Ordering::SeqCst);
-    // … until there is room.
-    wait_for("it is back", || !away()).await;
-    one.put(vec![change("a", 3)]).await.unwrap();
 }
 
 /// The writer died when one peer had acknowledged its row and before anybody else heard of it.
