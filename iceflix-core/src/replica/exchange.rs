@@ -7,7 +7,7 @@ use crate::{
     feed::{Piece, assemble, decode, split},
     topics::{Entries, FeedTopic},
 };
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, join_all};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeSet, time::Duration};
 
@@ -17,6 +17,10 @@ const KEEP: Duration = Duration::from_secs(1);
 
 /// How long a peer may take to say what its rows come to, or a few of them.
 const COMPARE: Duration = Duration::from_secs(5);
+
+/// About how many bytes of rows a question has at most. The bus drops one of over 4 MiB without a
+/// word, and what is large also keeps others waiting.
+const PART: usize = 512 << 10;
 
 /// A question.
 #[derive(Debug, Serialize, Deserialize)]
@@ -90,8 +94,15 @@ impl Exchange {
         self.bus.answer(&key, answered).await
     }
 
-    /// Asks all others to keep rows, and returns as soon as one of them does. Whether any did.
+    /// Asks all others to keep rows, and returns as soon as one of them does; of many rows each
+    /// part may be kept by another one. Whether all are.
     pub(super) async fn keep(&self, rows: Entries) -> bool {
+        // All at once: there is one time for all of them.
+        let parts = parts(rows).into_iter().map(|part| self.keep_part(part));
+        join_all(parts).await.into_iter().all(|kept| kept)
+    }
+
+    async fn keep_part(&self, rows: Entries) -> bool {
         let question = encode(&Question::Keep(rows));
         let answers = self.bus.ask_each(&self.topic.all(), question, KEEP).await;
         let Ok(mut answers) = answers else {
@@ -148,6 +159,53 @@ impl Exchange {
     }
 }
 
+/// Rows in parts of about half a MiB. A row that is larger is a part of its own.
+fn parts(rows: Entries) -> Vec<Entries> {
+    let mut parts = vec![Entries::new()];
+    let mut size = 0;
+    for (key, row) in rows {
+        let length = key.len() + row.to_string().len();
+        if size > 0 && size + length > PART {
+            parts.push(Entries::new());
+            size = 0;
+        }
+        size += length;
+        if let Some(last) = parts.last_mut() {
+            last.insert(key, row);
+        }
+    }
+    parts
+}
+
 fn encode(question: &Question) -> Vec<u8> {
     serde_json::to_vec(question).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn many_rows_are_asked_to_be_kept_a_part_at_a_time() {
+        let rows = (0..1000).map(|n| (format!("{n:04}"), json!("x".repeat(8 << 10))));
+        let large = ("0500 large".to_owned(), json!("x".repeat(PART * 2)));
+        let rows: Entries = rows.chain([large.clone()]).collect();
+        let asked = parts(rows.clone());
+        let sizes = asked.iter().map(|part| {
+            let question = encode(&Question::Keep(part.clone()));
+            (part.contains_key(&large.0), part.len(), question.len())
+        });
+        for (is_large, rows, size) in sizes {
+            match is_large {
+                true => assert_eq!(rows, 1),
+                false => assert!(size < PART + (PART >> 3), "{size} bytes"),
+            }
+        }
+        // No fewer than it needs, and not each row by itself.
+        assert!((17..30).contains(&asked.len()), "{} parts", asked.len());
+        assert_eq!(asked.into_iter().flatten().collect::<Entries>(), rows);
+        let few = Entries::from([("a".to_owned(), json!(1)), ("b".to_owned(), json!(2))]);
+        assert_eq!(parts(few.clone()), [few]);
+    }
 }

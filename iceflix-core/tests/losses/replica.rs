@@ -242,6 +242,43 @@ async fn who_has_caught_up_has_what_it_missed_however_slow_its_disk_is() {
     }
 }
 
+/// A message of over 4 MiB is dropped by the bus.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_of_many_megabytes_is_at_a_peer_when_it_is_acknowledged() {
+    const ROWS: usize = 18;
+    let dir = tempfile::tempdir().unwrap();
+    let (far, port) = node(Kind::Auth, &[]).await;
+    let (near, _) = node(Kind::Auth, &[port]).await;
+    let (one, two) = (
+        open(&far, dir.path(), "auth-1").await,
+        open(&near, dir.path(), "auth-2").await,
+    );
+    let _tokens = (
+        announced(&far, "auth-1").await,
+        announced(&near, "auth-2").await,
+    );
+    let until = Instant::now() + Duration::from_secs(20);
+    let mut in_a_row = 0;
+    for n in 0.. {
+        one.put(vec![change("met", n)]).await.unwrap();
+        let there = two.get("met") == Some(json!(n));
+        in_a_row = if there { in_a_row + 1 } else { 0 };
+        if in_a_row == 5 {
+            break;
+        }
+        assert!(Instant::now() < until, "never acknowledged by the other");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    for letter in ["a", "b"] {
+        let large = json!(letter.repeat(256 << 10));
+        let rows = (0..ROWS).map(|n| (format!("large-{letter}-{n}"), Some(large.clone())));
+        one.put(rows.collect()).await.unwrap();
+        let there = two.scan(&format!("large-{letter}-"));
+        assert_eq!(there.len(), ROWS, "{letter}");
+        assert!(there.iter().all(|(_, value)| *value == large));
+    }
+}
+
 /// The writer died when one peer had acknowledged its row and before anybody else heard of it.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_one_peer_kept_of_a_dead_writer_reaches_the_others() {
