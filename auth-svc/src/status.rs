@@ -19,6 +19,7 @@ use std::{
 /// The speaker, and the facts that are to be forgotten when no token can rest on them any more.
 pub struct Status {
     instance: InstanceId,
+    accounts: Accounts,
     verifier: Verifier,
     speaker: Speaker,
     passing: Mutex<HashMap<String, Instant>>,
@@ -55,6 +56,7 @@ impl Status {
         let topic = node.topics.authentication();
         let status = Self {
             instance: node.instance.clone(),
+            accounts: accounts.clone(),
             verifier: node.verifier.clone(),
             speaker: Speaker::start(&node.bus, &topic, &node.instance, entries.clone()).await?,
             passing: Mutex::default(),
@@ -70,17 +72,20 @@ impl Status {
     /// holds here at once.
     pub fn rows_changed(&self, rows: &[RowChange]) {
         let facts = rows.iter().filter_map(|(key, value)| {
-            let value = value.as_ref()?;
+            if let Some(user) = key.strip_prefix("epoch/") {
+                // What counts here, whatever was written: an epoch that cannot be read, a later
+                // version's or a damaged one, or that was removed, has begun all the same.
+                let (user, epoch) = (user.to_owned(), self.accounts.epoch(user));
+                return Some(AuthenticationFact::UserEpoch { user, epoch });
+            }
+            // A row that was cleared away says nothing.
+            value.as_ref()?;
             if let Some(session) = key.strip_prefix("ended/") {
                 let session = session.parse().ok()?;
                 return Some(AuthenticationFact::SessionEnded { session });
             }
-            if let Some(instance) = key.strip_prefix("expelled/") {
-                return instance.parse().ok().map(expelled);
-            }
-            let user = key.strip_prefix("epoch/")?.to_owned();
-            let epoch = value.as_u64()?;
-            Some(AuthenticationFact::UserEpoch { user, epoch })
+            let instance = key.strip_prefix("expelled/")?;
+            instance.parse().ok().map(expelled)
         });
         self.say(facts.map(|fact| change(&fact)).collect());
     }

@@ -113,15 +113,40 @@ async fn rows_of_other_authenticators_revoke_here_at_once() {
         // These say nothing: a row cleared away, and what makes no sense.
         (format!("ended/{other}"), None),
         ("ended/nonsense".into(), Some(json!(1))),
-        ("epoch/ada".into(), Some(json!("nonsense"))),
-        ("epoch/ada".into(), None),
         (format!("session/{other}"), Some(json!(1))),
         ("nonsense".into(), Some(json!(1))),
     ]);
     assert_eq!(good(), [false, true, true]);
-    status.rows_changed(&[("epoch/ada".into(), Some(json!(9)))]);
+    let began = ("epoch/ada".to_owned(), Some(json!(9)));
+    desk.replica.put(vec![began.clone()]).await.unwrap();
+    status.rows_changed(&[began]);
     assert_eq!(good(), [false, false, true]);
     assert_eq!(said(&desk).await.len(), 4);
+}
+
+/// As at the next start: an epoch that cannot be read ends all sessions until there is a new one.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_epoch_that_cannot_be_read_is_said_as_it_counts_here() {
+    for value in [Some(json!({ "later": "version" })), Some(json!("x")), None] {
+        let desk = Desk::new().await;
+        desk.accounts.revoke("ada").await.unwrap();
+        let (status, began) = (desk.status().await, desk.accounts.epoch("ada"));
+        let token = |epoch| token_of(&desk, SessionId::random(), epoch);
+        let check = |epoch| desk.node.verifier.check_now(&token(epoch));
+        let row = ("epoch/ada".to_owned(), value);
+        desk.replica.put(vec![row.clone()]).await.unwrap();
+        assert!(check(began).is_ok(), "nobody has said it yet");
+        status.rows_changed(&[row]);
+        let revoked = Err(TokenError::Revoked);
+        for epoch in [began, began + 3_600_000] {
+            assert_eq!(check(epoch).map(drop), revoked, "{epoch}");
+        }
+        // A word that comes late says what has become of it meanwhile.
+        let mended = desk.accounts.mended_epoch("ada").await.unwrap();
+        status.rows_changed(&[("epoch/ada".to_owned(), Some(json!("late")))]);
+        assert!(check(mended).is_ok());
+        assert_eq!(check(mended - 1).map(drop), revoked);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
