@@ -22,9 +22,6 @@ const REMEMBER_NODES: Duration = Duration::from_secs(7 * 24 * 3600);
 /// How often nodes that are gone for long are looked for.
 const PRUNE: Duration = Duration::from_secs(3600);
 
-/// The most title rows in one write.
-const TITLES: usize = 1000;
-
 /// Enters rows that changed, here or at a peer, until `stop`. Whoever [asks](all_entered) is told when
 /// those were entered that had changed by then.
 pub async fn rows(
@@ -121,18 +118,6 @@ fn item(name: &str, value: serde_json::Value) -> Option<MediaItem> {
         return None;
     }
     Some(item)
-}
-
-/// Writes the titles of films that were met for the first time, until nobody meets any. Apart
-/// from hearing of them, so that a slow disk does not keep films from being seen.
-pub async fn titles(store: Store, mut new: mpsc::UnboundedReceiver<NewTitle>) {
-    let mut batch = Vec::new();
-    while new.recv_many(&mut batch, TITLES).await > 0 {
-        if let Err(error) = store.put_titles(batch.drain(..)).await {
-            // They are announced again, at the latest when this or their node starts anew.
-            tracing::error!(%error, "the names of new films could not be kept");
-        }
-    }
 }
 
 /// Follows which streaming nodes are alive, and tells the gate.

@@ -11,6 +11,7 @@ pub mod rows;
 pub mod service;
 pub mod store;
 pub mod text;
+mod titles;
 
 pub use config::Config;
 
@@ -92,7 +93,7 @@ impl Server for CatalogServer {
         let (ask_rows, rows_asked) = mpsc::channel(1);
         tasks.spawn(follow::rows(all(), changed_rows, rows_asked, stop()));
         tasks.spawn(follow::media(all(), heard, new_title, stop()));
-        tasks.spawn(follow::titles(all(), new_titles));
+        tasks.spawn(titles::keep(all(), new_titles));
         tasks.spawn(follow::live(
             all(),
             node.membership.clone(),
