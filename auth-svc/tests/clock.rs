@@ -1,5 +1,5 @@
 //! An authenticator whose clock is not the others': nobody finds it, and who knows where it is gets
-//! no answer.
+//! no answer, until the others say that it is right.
 
 // Helpers of tests, which clippy does not see as tests.
 #![allow(clippy::unwrap_used)]
@@ -10,7 +10,7 @@ use iceflix_core::{
         Kind, PROTOCOL, SessionId,
         auth::{AuthenticatorClient, Login},
     },
-    bus::{Answering, Bus, BusConfig},
+    bus::{AliveToken, Answering, Bus, BusConfig},
     clock,
     config::Common,
     membership::Membership,
@@ -30,6 +30,17 @@ const PASSWORD: &str = "correct horse battery staple";
 
 /// How long anything may take before a test gives up: much longer than it ever does.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Longer than it is between two questions what time it is.
+const ASKED_AGAIN: Duration = Duration::from_secs(6);
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// Another machine of the cluster, for as long as it is kept.
+struct Machine {
+    _answering: Answering,
+    _alive: AliveToken,
+}
 
 /// Other machines of the cluster, as far as an authenticator asks them.
 struct World {
@@ -87,10 +98,11 @@ impl World {
         }
     }
 
-    /// A machine whose clock is an hour ahead.
-    async fn an_hour_ahead(&self, machine: u8) -> Answering {
+    /// A machine whose clock is so far ahead.
+    async fn machine(&self, machine: u8, ahead: Duration) -> Machine {
         let name = format!("main-{machine}").parse().unwrap();
         let key = Topics::new(CLUSTER).availability(Kind::Main, &name);
+        let ahead_us = u64::try_from(ahead.as_micros()).unwrap();
         let answering = self.bus.answer(&key, move |_question| {
             let told = Told {
                 description: Description {
@@ -100,20 +112,30 @@ impl World {
                     load: 0,
                     draining: false,
                 },
-                clock_us: Some(clock::now_us() + 3_600_000_000),
+                clock_us: Some(clock::now_us() + ahead_us),
             };
             let told = serde_json::to_vec(&told).unwrap();
             Box::pin(std::future::ready(vec![told]))
         });
-        answering.await.unwrap()
+        Machine {
+            _answering: answering.await.unwrap(),
+            _alive: self.bus.declare_alive(&key).await.unwrap(),
+        }
     }
 
-    /// Waits until the authenticator is listed, or is not.
-    async fn until_listed(&self, listed: bool) {
+    /// Whether the authenticator comes to be listed, or not to be, within so long.
+    async fn is_listed(&self, listed: bool, within: Duration) -> bool {
         let mut seen = self.seen.watch();
-        let wanted = seen.wait_for(|view| view.instances.is_empty() != listed);
-        let waited = tokio::time::timeout(PATIENCE, wanted).await;
-        assert!(waited.is_ok(), "never listed: {listed}");
+        let wanted = seen.wait_for(|view| {
+            let mut instances = view.instances.iter();
+            instances.any(|it| it.kind == Kind::Auth) == listed
+        });
+        tokio::time::timeout(within, wanted).await.is_ok()
+    }
+
+    async fn until_listed(&self, listed: bool) {
+        let waited = self.is_listed(listed, PATIENCE).await;
+        assert!(waited, "never listed: {listed}");
     }
 }
 
@@ -130,8 +152,23 @@ async fn log_in(caller: &Caller, at: SocketAddr) -> Result<Login, CallError> {
     Ok(answer.unwrap())
 }
 
+/// No answer, at once: as from one that is gone, after which a caller with others to ask asks them.
+async fn is_gone(caller: &Caller, auth: &AuthServer) {
+    let begin = Instant::now();
+    let refused = log_in(caller, auth.address()).await;
+    let gone = matches!(
+        &refused,
+        Err(CallError::Unreachable {
+            source: AttemptError::Call(_),
+            ..
+        })
+    );
+    assert!(gone, "{:?}", refused.err());
+    assert!(begin.elapsed() < Duration::from_secs(5), "at once");
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn an_authenticator_with_a_wrong_clock_answers_nobody_until_it_is_right() {
+async fn an_authenticator_with_a_wrong_clock_answers_nobody_until_others_say_that_it_is_right() {
     let world = World::new().await;
     let auth = AuthServer::bind(world.config()).await.unwrap();
     let security = Security::client(world.authority.fingerprint()).unwrap();
@@ -140,26 +177,48 @@ async fn an_authenticator_with_a_wrong_clock_answers_nobody_until_it_is_right() 
     log_in(&caller, auth.address()).await.unwrap();
 
     // Two machines say that it is this one's clock which is wrong.
-    let others = [world.an_hour_ahead(2).await, world.an_hour_ahead(3).await];
+    let (one, other) = (world.machine(2, HOUR).await, world.machine(3, HOUR).await);
     world.until_listed(false).await;
-    // Over the connection that there is, and over new ones: as from one that is gone, after which a
-    // caller with others to ask asks them.
+    // Over the connection that there is, and over new ones.
     for _ in 0..3 {
-        let begin = Instant::now();
-        let refused = log_in(&caller, auth.address()).await;
-        let gone = matches!(
-            &refused,
-            Err(CallError::Unreachable {
-                source: AttemptError::Call(_),
-                ..
-            })
-        );
-        assert!(gone, "{:?}", refused.err());
-        assert!(begin.elapsed() < Duration::from_secs(5), "at once");
+        is_gone(&caller, &auth).await;
     }
 
-    // It has asked itself all the time and got answers: nothing else keeps it away afterwards.
+    // One against one nobody could tell who is wrong, and alone there is nobody to say so: but it
+    // is known.
+    drop(one);
+    assert!(!world.is_listed(true, ASKED_AGAIN).await, "one is down");
+    drop(other);
+    assert!(!world.is_listed(true, ASKED_AGAIN).await, "it is cut off");
+    is_gone(&caller, &auth).await;
+
+    // It has asked itself all the time and got answers: nothing else keeps it away afterwards. Who
+    // comes is asked at once.
+    let came = Instant::now();
+    let _right = world.machine(2, Duration::ZERO).await;
+    world.until_listed(true).await;
+    assert!(
+        came.elapsed() < Duration::from_secs(3),
+        "{:?}",
+        came.elapsed()
+    );
+    log_in(&caller, auth.address()).await.unwrap();
+    auth.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_authenticator_that_starts_with_a_wrong_clock_is_never_found() {
+    let world = World::new().await;
+    let others = [world.machine(2, HOUR).await, world.machine(3, HOUR).await];
+    let starting = AuthServer::bind(world.config());
+    let (auth, listed) = tokio::join!(starting, world.is_listed(true, ASKED_AGAIN));
+    let auth = auth.unwrap();
+    assert!(!listed, "whose clock is wrong");
+    let security = Security::client(world.authority.fingerprint()).unwrap();
+    let caller = Caller::by_address(security);
+    is_gone(&caller, &auth).await;
     drop(others);
+    let _right = world.machine(4, Duration::ZERO).await;
     world.until_listed(true).await;
     log_in(&caller, auth.address()).await.unwrap();
     auth.shutdown().await;

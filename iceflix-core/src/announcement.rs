@@ -168,17 +168,20 @@ impl Announcement {
                 runtime.block_on(ended.run_until_cancelled(keeping));
             })
             .map_err(no_thread)?;
-        let present = absences.0.borrow().is_empty();
-        if present {
-            // An error: the keeper ended, since the bus is closed.
-            shown
-                .wait_for(|shown| *shown)
-                .await
-                .map_err(|_| BusError::Operation {
-                    operation: "announce",
-                    key: key.clone(),
-                    reason: "the bus is closed".into(),
-                })?;
+        let mut reasons = absences.0.subscribe();
+        let announced = tokio::select! {
+            biased;
+            // Now, or by a guard meanwhile: then it may never be shown.
+            against = reasons.wait_for(|reasons| !reasons.is_empty()) => against.is_ok(),
+            shown = shown.wait_for(|shown| *shown) => shown.is_ok(),
+        };
+        if !announced {
+            // The keeper ended.
+            return Err(BusError::Operation {
+                operation: "announce",
+                key,
+                reason: "the bus is closed".into(),
+            });
         }
         Ok(Self {
             bus: bus.clone(),

@@ -4,29 +4,35 @@
 //! others' would refuse good tokens, take over-age ones, and stamp rows so that they win over
 //! later ones: it withdraws, and says so.
 
+mod judgement;
+
 use crate::{
     announcement::{Absence, Absences},
+    api::main::DirectoryView,
     awake::running_ms,
     bus::Bus,
+    membership::Membership,
     topics::{Told, Topics},
 };
+use judgement::FAR;
+pub use judgement::{Judgement, Reading, ahead};
 use std::{
-    collections::BTreeMap,
+    collections::BTreeSet,
     net::IpAddr,
+    sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
-
-/// How far a clock may be from the others' median, in seconds: an instance that is further off
-/// withdraws. Tokens allow for 2 s between two clocks.
-const FAR: f64 = 1.5;
-
-/// How near it must be, in seconds, for the instance to return.
-const NEAR: f64 = 1.0;
+use tokio::sync::watch;
 
 /// How often the others are asked what time it is.
 const EVERY: Duration = Duration::from_secs(5);
 
-/// How often it is looked whether this clock was set.
+/// How soon they are asked again after a start, a setting of the clock and another machine's
+/// coming; then after twice as long, until it is as seldom as ever. Who was late or not connected
+/// yet is heard then.
+const SOON: Duration = Duration::from_millis(200);
+
+/// How often it is looked whether this clock was set, and whether another machine has come.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// How soon they are asked once more when this clock seems to be far off.
@@ -34,33 +40,6 @@ const SURE: Duration = Duration::from_millis(200);
 
 /// How long they may take to answer. Half of it is the most that a reading is off by itself.
 const TIMEOUT: Duration = Duration::from_millis(500);
-
-/// What another instance's clock says: on which machine, and how many seconds it is ahead.
-pub type Reading = (IpAddr, f64);
-
-/// How many seconds the cluster's clocks are ahead of this one, on this machine: the median of the
-/// machines' medians, this instance among them. Of two in the middle the one nearer to this clock:
-/// where it is one against one, nobody can tell who is wrong.
-pub fn ahead(here: IpAddr, readings: &[Reading]) -> f64 {
-    let mut machines = BTreeMap::from([(here, vec![0.0])]);
-    for &(machine, ahead) in readings {
-        machines.entry(machine).or_default().push(ahead);
-    }
-    median(machines.into_values().map(median).collect())
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    let Some(last) = values.len().checked_sub(1) else {
-        return 0.0;
-    };
-    let (lower, upper) = (values[last / 2], values[last.div_ceil(2)]);
-    if lower.abs() <= upper.abs() {
-        lower
-    } else {
-        upper
-    }
-}
 
 /// The time of this machine's clock, in microseconds since 1970.
 pub fn now_us() -> u64 {
@@ -96,52 +75,189 @@ impl Since {
     }
 }
 
-/// Waits until it is time to ask again. Whether this clock was set meanwhile: then it is.
-async fn until_it_is_time(since: Since) -> bool {
-    let mut waited = Duration::ZERO;
-    while waited < EVERY {
-        tokio::time::sleep(LOOK).await;
-        waited += LOOK;
-        if since.was_set(Since::now()) {
-            return true;
-        }
-    }
-    false
+/// What compares this machine's clock with the others', and keeps the instance away while it is
+/// wrong.
+pub struct Watch {
+    bus: Bus,
+    topics: Topics,
+    here: IpAddr,
+    absences: Absences,
+    there: watch::Receiver<Arc<DirectoryView>>,
+    /// The other machines in the directory when it was last looked.
+    machines: BTreeSet<IpAddr>,
+    judgement: Judgement,
+    /// Where the clock was when the others were last asked.
+    since: Since,
+    /// How long it is until they are asked again.
+    pause: Duration,
+    said: Option<Complaint>,
 }
 
-/// Compares this clock with the others' for ever, and says when it is too far off. Who sets it is
-/// not believed before the others were asked.
-pub async fn watch(bus: Bus, topics: Topics, here: IpAddr, absences: Absences) {
-    let mut said = false;
-    loop {
-        let since = Since::now();
-        let mut off = ask(&bus, &topics, here).await;
-        if off.abs() > FAR {
+/// Why others are asked what time it is.
+enum Why {
+    /// It is time to.
+    Time,
+    /// There is a machine that was not there before.
+    Grown,
+    /// This clock was set.
+    Set,
+}
+
+impl Watch {
+    /// Asks the others once, before this instance serves anybody: who starts with a wrong clock is
+    /// not to be found, and who is the first begins at once.
+    pub async fn begin(
+        bus: Bus,
+        topics: Topics,
+        here: IpAddr,
+        membership: &Membership,
+        absences: Absences,
+    ) -> Self {
+        let mut there = membership.watch();
+        let machines = others(here, &there.borrow_and_update());
+        let mut watch = Self {
+            bus,
+            topics,
+            here,
+            absences,
+            there,
+            machines,
+            judgement: Judgement::Right,
+            since: Since::now(),
+            pause: SOON,
+            said: None,
+        };
+        watch.ask().await;
+        watch
+    }
+
+    /// Goes on comparing for ever. Who sets the clock is not believed before the others were
+    /// asked, and who is met is asked at once.
+    pub async fn run(mut self) {
+        loop {
+            match self.until_it_is_time().await {
+                Why::Time => self.pause = (self.pause * 2).min(EVERY),
+                Why::Grown => self.pause = SOON,
+                Why::Set => {
+                    tracing::warn!(
+                        "this machine's clock was set: asking the others what time it is"
+                    );
+                    self.pause = SOON;
+                    self.said = None;
+                    self.judge(self.judgement.set());
+                }
+            }
+            self.ask().await;
+        }
+    }
+
+    async fn until_it_is_time(&mut self) -> Why {
+        let mut waited = Duration::ZERO;
+        while waited < self.pause {
+            tokio::time::sleep(LOOK).await;
+            waited += LOOK;
+            if self.since.was_set(Since::now()) {
+                return Why::Set;
+            }
+            if self.has_grown() {
+                return Why::Grown;
+            }
+        }
+        Why::Time
+    }
+
+    /// Whether a machine came since it was last looked.
+    fn has_grown(&mut self) -> bool {
+        if !self.there.has_changed().unwrap_or(false) {
+            return false;
+        }
+        let machines = others(self.here, &self.there.borrow_and_update());
+        let grown = !machines.is_subset(&self.machines);
+        self.machines = machines;
+        grown
+    }
+
+    /// Asks everybody what time it is, and judges by what they say.
+    async fn ask(&mut self) {
+        self.since = Since::now();
+        let mut readings = ask(&self.bus, &self.topics).await;
+        if ahead(self.here, &readings).abs() > FAR {
             tokio::time::sleep(SURE).await;
-            off = ask(&bus, &topics, here).await;
+            readings = ask(&self.bus, &self.topics).await;
         }
-        if off.abs() > FAR {
-            absences.set(Absence::Clock, true);
+        self.judge(self.judgement.heard(self.here, &readings));
+        let complaint = match self.judgement {
+            Judgement::Wrong(_) => Some(Complaint::of(self.here, &readings)),
+            Judgement::Right | Judgement::Set => None,
+        };
+        if self.said != complaint {
+            if let Some(complaint) = complaint {
+                complaint.say(ahead(self.here, &readings));
+            }
+            self.said = complaint;
         }
-        if off.abs() > FAR && !std::mem::replace(&mut said, true) {
-            let (by, side) = (off.abs(), if off < 0.0 { "ahead of" } else { "behind" });
-            tracing::error!(
-                "this machine's clock is {by:.1} s {side} the others': set it right (NTP does, \
-                 `timedatectl set-ntp true`). Until then this instance stays unannounced"
-            );
-        } else if off.abs() < NEAR {
-            said = false;
-            absences.set(Absence::Clock, false);
+    }
+
+    fn judge(&mut self, judgement: Judgement) {
+        let wrong = judgement != Judgement::Right;
+        self.judgement = judgement;
+        self.absences.set(Absence::Clock, wrong);
+    }
+}
+
+/// The machines in the directory, but for this one.
+fn others(here: IpAddr, view: &DirectoryView) -> BTreeSet<IpAddr> {
+    let machines = view.instances.iter().map(|it| it.endpoint.ip());
+    machines.filter(|machine| *machine != here).collect()
+}
+
+/// What keeps an instance away whose clock was found wrong: what its owner is to be told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Complaint {
+    /// It is far off.
+    Off,
+    /// No other machine is heard.
+    Alone,
+    /// Some other machines are, and too few agree.
+    Doubted,
+}
+
+impl Complaint {
+    fn of(here: IpAddr, readings: &[Reading]) -> Self {
+        if ahead(here, readings).abs() > FAR {
+            return Self::Off;
         }
-        if until_it_is_time(since).await {
-            tracing::warn!("this machine's clock was set: asking the others what time it is");
-            absences.set(Absence::Clock, true);
+        match readings.iter().any(|(machine, _)| *machine != here) {
+            true => Self::Doubted,
+            false => Self::Alone,
+        }
+    }
+
+    fn say(self, ahead: f64) {
+        match self {
+            Self::Off => {
+                let (by, side) = (ahead.abs(), if ahead < 0.0 { "ahead of" } else { "behind" });
+                tracing::error!(
+                    "this machine's clock is {by:.1} s {side} the others': set it right (NTP \
+                     does, `timedatectl set-ntp true`). Until then this instance stays unannounced"
+                );
+            }
+            Self::Alone => tracing::error!(
+                "this machine's clock was found wrong, and nobody is heard who could say that it \
+                 is right now: this instance stays unannounced until another machine does. If the \
+                 clock is right and no other machine will come, restart this service"
+            ),
+            Self::Doubted => tracing::error!(
+                "this machine's clock was found wrong, and too few other machines agree with it \
+                 now: this instance stays unannounced until more do. If the clock is right and \
+                 the others are gone for good, restart this service"
+            ),
         }
     }
 }
 
 /// Asks everybody what time it is.
-async fn ask(bus: &Bus, topics: &Topics, here: IpAddr) -> f64 {
+async fn ask(bus: &Bus, topics: &Topics) -> Vec<Reading> {
     let answers = bus
         .ask_each(&topics.all_availability(), Vec::new(), TIMEOUT)
         .await;
@@ -159,32 +275,12 @@ async fn ask(bus: &Bus, topics: &Topics, here: IpAddr) -> f64 {
             }
         }
     }
-    ahead(here, &readings)
+    readings
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
-
-    fn machine(n: u8) -> IpAddr {
-        [192, 0, 2, n].into()
-    }
-
-    #[test]
-    fn one_machine_of_three_is_the_one_that_is_wrong() {
-        let right = [(machine(2), 0.01), (machine(3), 5.0)];
-        assert!(ahead(machine(1), &right).abs() < 0.1);
-        let wrong = [(machine(1), -5.0), (machine(2), -4.99), (machine(2), -4.98)];
-        assert!(ahead(machine(3), &wrong) < -4.9);
-    }
-
-    #[test]
-    fn many_instances_on_a_machine_do_not_outvote_two_other_machines() {
-        let mut readings = vec![(machine(2), 60.0); 6];
-        readings.push((machine(3), 0.0));
-        assert!(ahead(machine(1), &readings).abs() < 0.1);
-    }
 
     #[test]
     fn a_clock_that_is_set_is_noticed_and_one_that_drifts_is_not() {
@@ -201,37 +297,18 @@ mod tests {
     }
 
     #[test]
-    fn where_it_is_one_against_one_nobody_withdraws() {
-        assert_eq!(ahead(machine(1), &[(machine(2), 3600.0)]), 0.0);
-        assert_eq!(ahead(machine(1), &[]), 0.0);
-    }
-
-    #[test]
-    fn on_one_machine_the_instance_that_is_alone_is_wrong() {
-        let readings = [(machine(1), 5.0), (machine(1), 5.1), (machine(1), 4.9)];
-        assert!(ahead(machine(1), &readings) > 4.0);
-    }
-
-    proptest! {
-        /// Whoever agrees with more than half of the machines stays, whatever the rest say.
-        #[test]
-        fn the_greater_half_stays(
-            right in 1u8..6, wrong in proptest::collection::vec(-1e6f64..1e6, 0..6), jitter in -0.4f64..0.4
-        ) {
-            prop_assume!(wrong.len() <= usize::from(right));
-            let mut readings: Vec<Reading> = (2..=right).map(|n| (machine(n), jitter)).collect();
-            readings.extend(wrong.iter().enumerate().map(|(n, ahead)| (machine(100 + n as u8), *ahead)));
-            prop_assert!(ahead(machine(1), &readings).abs() <= FAR);
-        }
-
-        /// And whoever is far from more than half of them goes.
-        #[test]
-        fn the_smaller_half_goes(
-            wrong in 1u8..6, more in 1u8..6, off in prop_oneof![-1e6f64..-2.0, 2.0f64..1e6], jitter in -0.2f64..0.2
-        ) {
-            let mut readings: Vec<Reading> = (2..=wrong).map(|n| (machine(n), 0.0)).collect();
-            readings.extend((0..wrong + more).map(|n| (machine(100 + n), off + jitter)));
-            prop_assert!(ahead(machine(1), &readings).abs() > FAR);
-        }
+    fn it_is_said_what_keeps_a_wrong_clock_away() {
+        let (here, others) = ([192, 0, 2, 1].into(), [[192, 0, 2, 2], [192, 0, 2, 3]]);
+        let say = |ahead: f64, machines: &[[u8; 4]]| {
+            let machines = machines.iter().map(|machine| IpAddr::from(*machine));
+            let readings = machines.chain([here]).map(|machine| match machine == here {
+                true => (machine, 0.0),
+                false => (machine, ahead),
+            });
+            Complaint::of(here, &readings.collect::<Vec<_>>())
+        };
+        assert_eq!(say(3600.0, &others), Complaint::Off);
+        assert_eq!(say(3600.0, &others[..1]), Complaint::Doubted);
+        assert_eq!(say(3600.0, &[]), Complaint::Alone);
     }
 }

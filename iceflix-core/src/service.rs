@@ -443,7 +443,8 @@ impl Node {
     ///
     /// One that judges tokens is announced once it knows what was revoked: when no authenticator
     /// is there yet, that happens after this has returned. Main judges none, and clients need it
-    /// to find the others, so it is announced at once.
+    /// to find the others, so it is announced at once. One whose clock is wrong by what others say
+    /// who are there is not announced, and whoever keeps rows then answers nobody from the start.
     ///
     /// # Errors
     /// When the bus is closed.
@@ -461,6 +462,16 @@ impl Node {
     {
         let address = self.listener.address();
         let absences = self.absences;
+        // Before anybody is answered, and before it is counted whether this process stands still.
+        let clock = clock::Watch::begin(
+            self.bus.clone(),
+            self.topics.clone(),
+            address.ip(),
+            &self.membership,
+            absences.clone(),
+        )
+        .boxed()
+        .await;
         let informing = informing(self.kind, &self.verifier, &absences);
         let hung = {
             let absences = absences.clone();
@@ -491,13 +502,7 @@ impl Node {
             }
             .keep()
             .boxed(),
-            clock::watch(
-                self.bus.clone(),
-                self.topics.clone(),
-                address.ip(),
-                absences.clone(),
-            )
-            .boxed(),
+            clock.run().boxed(),
         ];
         let serving = tokio::spawn(listener.serve(self.stop.clone(), handle));
         let announcement = Announcement::guarded(
