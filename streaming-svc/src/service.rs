@@ -6,6 +6,7 @@ use crate::{
     streams::{Asker, OpenError, Seen, Streams},
 };
 use iceflix_core::{
+    announcement::{Absence, Absences},
     api::{
         Kind, MediaId, Page, PageRequest, StreamHandle, StreamId,
         auth::{Grant, Role, Token},
@@ -36,6 +37,7 @@ pub struct StreamingService {
     speaker: Arc<Speaker>,
     verifier: Verifier,
     audit: Audit,
+    absences: Absences,
     stop: CancellationToken,
     /// The address of ours by which the caller reached us: by it players will, too.
     host: IpAddr,
@@ -137,6 +139,7 @@ impl StreamingService {
             speaker,
             verifier: node.verifier.clone(),
             audit: node.audit.clone(),
+            absences: node.absences.clone(),
             stop: node.stop.clone(),
             host: node.address().ip(),
             client: node.address().ip(),
@@ -152,6 +155,16 @@ impl StreamingService {
             client: peer.address.ip(),
             role: peer.role,
             ..self.clone()
+        }
+    }
+
+    /// Whether new streams are made here. By a clock that is wrong a token may be good that was
+    /// revoked long ago, or none at all; the client is to ask another node, which it does not when
+    /// it is told that its token is bad.
+    fn begins_streams(&self) -> Result<(), StreamError> {
+        match self.absences.has(&[Absence::Clock]) {
+            true => Err(StreamError::Draining),
+            false => Ok(()),
         }
     }
 
@@ -223,6 +236,7 @@ impl StreamingService {
         id: MediaId,
         any_host: bool,
     ) -> Result<Stream, StreamError> {
+        self.begins_streams()?;
         let identity = self.verifier.check(token).await?;
         let film = self.film(&id)?;
         let asker = self.asker(any_host);
@@ -236,6 +250,7 @@ impl StreamingService {
         id: MediaId,
         any_host: bool,
     ) -> Result<Stream, StreamError> {
+        self.begins_streams()?;
         let leave = self.verifier.check_grant(grant).await?;
         if leave.media != id {
             return Err(StreamError::OtherFilm);

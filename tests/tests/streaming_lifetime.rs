@@ -6,22 +6,29 @@
 
 use iceflix_core::{
     api::{
-        MediaId, SessionId,
+        Kind, MediaId, PROTOCOL, SessionId,
         auth::{AuthenticatorClient, Role, Token},
         streaming::{EndReason, StreamError, StreamEvent, StreamingClient},
     },
+    bus::{Answering, Bus},
+    clock,
     service::Server,
+    topics::{Description, Told, Topics},
     trust::{now, token},
 };
 use iceflix_tests::{
-    cluster::{Cluster, Person, film},
+    cluster::{Cluster, Person, film, wait_for},
+    identity,
     players::{
         rtsp::{self, Client},
         viewer::{Viewer, Watched},
     },
     tokens::{log_out, signing_key},
 };
-use std::time::{Duration, Instant};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 use tempfile::TempDir;
 use tokio::{net::UdpSocket, time::timeout};
 
@@ -300,5 +307,62 @@ async fn who_asks_what_happens_waits_for_it_as_long_as_they_say() {
         assert_eq!(event.unwrap(), Ok(StreamEvent::None));
         assert!(began.elapsed() >= patience / 2, "{:?}", began.elapsed());
     }
+    cluster.stop().await;
+}
+
+/// A machine whose clock is an hour ahead.
+async fn an_hour_ahead(bus: &Bus, cluster: &str, machine: u8) -> Answering {
+    let name = format!("ahead-{machine}").parse().unwrap();
+    let key = Topics::new(cluster).availability(Kind::Main, &name);
+    let answering = bus.answer(&key, move |_question| {
+        let told = Told {
+            description: Description {
+                endpoint: SocketAddr::from(([192, 0, 2, machine], 1)),
+                pid: 1,
+                protocol: PROTOCOL,
+                load: 0,
+                draining: false,
+            },
+            clock_us: Some(clock::now_us() + 3_600_000_000),
+        };
+        let told = serde_json::to_vec(&told).unwrap();
+        Box::pin(std::future::ready(vec![told]))
+    });
+    answering.await.unwrap()
+}
+
+/// Whoever knows its address is sent elsewhere, also who has a token that is over for this clock
+/// alone; and who watches a film is not disturbed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_with_a_wrong_clock_begins_no_stream_and_ends_none() {
+    let (cluster, _media, id, ada) = cluster().await;
+    let viewer = Viewer::new(&cluster, ada);
+    let (node, token) = (cluster.nodes[0].address(), viewer.token().await);
+    let watched = viewer.watch_at(node, token.clone(), id).await.unwrap();
+    let connect = cluster.bus_addresses().into_iter();
+    let connect: Vec<_> = connect.map(|place| format!("tls/{place}")).collect();
+    let place = "tls/127.0.0.1:0";
+    let bus = identity::on_the_bus(cluster.name(), Kind::Main, place, &connect).await;
+    let _others = [
+        an_hour_ahead(&bus, cluster.name(), 2).await,
+        an_hour_ahead(&bus, cluster.name(), 3).await,
+    ];
+    // One that it does not have: no stream is made before its clock is compared.
+    let unknown = MediaId::from_bytes([7; 32]);
+    wait_for("it begins nothing", async || {
+        let refused = viewer.watch_at(node, token.clone(), unknown).await;
+        refused == Err(StreamError::Draining)
+    })
+    .await;
+    for token in [token.clone(), Token("over".into())] {
+        let refused = viewer.watch_at(node, token, id).await;
+        assert_eq!(refused, Err(StreamError::Draining));
+    }
+    let stream = watched.stream.stream;
+    let status = |node: StreamingClient, context| {
+        let token = token.clone();
+        async move { node.status(context, token, stream).await }
+    };
+    assert_eq!(cluster.at(node, status).await.unwrap().media, id);
     cluster.stop().await;
 }

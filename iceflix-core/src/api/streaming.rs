@@ -22,8 +22,8 @@ pub enum StreamError {
     /// There is no such stream: it was stopped, it expired, or it is not yours.
     #[error("there is no such stream")]
     UnknownStream,
-    /// The node is leaving; ask another.
-    #[error("this node is leaving; ask another")]
+    /// The node begins nothing new, since it is leaving or its clock is wrong; ask another.
+    #[error("this node begins no streams just now; ask another")]
     Draining,
     /// Something broke inside; the node's log has it.
     #[error("the streaming node had an internal error")]
