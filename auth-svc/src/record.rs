@@ -45,6 +45,7 @@ fn reason(error: &AuthError) -> &'static str {
         AuthError::NotAuthenticator => "not_authenticator",
         AuthError::Expelled => "expelled",
         AuthError::UnknownInstance(_) => "unknown_instance",
+        AuthError::CannotWrite => "cannot_write",
     }
 }
 

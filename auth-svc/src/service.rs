@@ -20,6 +20,7 @@ use iceflix_core::{
             SessionInfo, SessionProof, Token, UserInfo, Welcome,
         },
     },
+    replica::StoreError,
     rpc::Peer,
     service::Node,
     span::Span,
@@ -61,7 +62,10 @@ impl From<AccountsError> for Failed {
             return Failed(guard::too_early(guard::SOON));
         }
         tracing::error!(%error, "a request failed");
-        Failed(AuthError::Internal)
+        Failed(match error {
+            AccountsError::Store(StoreError::Write(_)) => AuthError::CannotWrite,
+            _ => AuthError::Internal,
+        })
     }
 }
 

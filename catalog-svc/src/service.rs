@@ -45,6 +45,7 @@ fn reason(error: &CatalogError) -> &'static str {
         CatalogError::InvalidName => "invalid_name",
         CatalogError::InvalidTag => "invalid_tag",
         CatalogError::Internal => "internal",
+        CatalogError::CannotWrite => "cannot_write",
     }
 }
 
@@ -89,7 +90,10 @@ impl CatalogService {
         };
         written.map_err(|error: StoreError| {
             tracing::error!(%error, "a change was not kept");
-            CatalogError::Internal
+            match error {
+                StoreError::Write(_) => CatalogError::CannotWrite,
+                _ => CatalogError::Internal,
+            }
         })
     }
 

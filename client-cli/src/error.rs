@@ -165,6 +165,7 @@ impl From<AuthError> for Error {
             | AuthError::UserExists
             | AuthError::LastAdmin
             | AuthError::TooManyGrants
+            | AuthError::CannotWrite
             | AuthError::Internal => Error::Failed(error.to_string()),
         }
     }
@@ -177,7 +178,7 @@ impl From<CatalogError> for Error {
             CatalogError::NotAdmin => Error::NotAuthorised(error.to_string()),
             CatalogError::UnknownMedia => Error::NotFound(error.to_string()),
             CatalogError::InvalidName | CatalogError::InvalidTag => Error::Usage(error.to_string()),
-            CatalogError::Internal => Error::Failed(error.to_string()),
+            CatalogError::Internal | CatalogError::CannotWrite => Error::Failed(error.to_string()),
         }
     }
 }
@@ -255,6 +256,14 @@ mod tests {
         assert_eq!(code(CatalogError::NotAdmin.into()), 4);
         assert_eq!(code(CatalogError::UnknownMedia.into()), 3);
         assert_eq!(code(CatalogError::InvalidTag.into()), 2);
+        let full: [Error; 2] = [
+            CatalogError::CannotWrite.into(),
+            AuthError::CannotWrite.into(),
+        ];
+        for error in full {
+            assert!(error.to_string().contains("takes no writes"), "{error}");
+            assert_eq!(code(error), 1);
+        }
         assert_eq!(code(StreamError::Unplayable("odd".into()).into()), 1);
         assert_eq!(code(StreamError::Draining.into()), 5);
         assert_eq!(code(MainError::TemporarilyUnavailable.into()), 5);

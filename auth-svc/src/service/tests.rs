@@ -369,3 +369,15 @@ async fn a_users_oldest_session_ends_when_there_are_too_many() {
     assert_eq!(left.count(), MOST_SESSIONS - 2);
     assert!(accounts.was_ended(opened[1].0));
 }
+
+#[test]
+fn a_full_disk_is_told_from_what_broke() {
+    let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
+    for (error, told) in [
+        (StoreError::Write(Arc::new(full)), AuthError::CannotWrite),
+        (StoreError::Closed, AuthError::Internal),
+    ] {
+        let failed = Failed::from(AccountsError::from(error));
+        assert_eq!(answer::<()>(Err(failed)), Err(told));
+    }
+}

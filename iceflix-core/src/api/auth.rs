@@ -135,6 +135,9 @@ pub enum AuthError {
         "no instance is called {0}, nor ever was; `iceflix status` lists the names of those that are there"
     )]
     UnknownInstance(InstanceId),
+    /// No disk that it could be kept on takes writes: no session can begin either.
+    #[error("nothing was changed: the authenticator's disk takes no writes just now")]
+    CannotWrite,
 }
 
 /// What a login gives.

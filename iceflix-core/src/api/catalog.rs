@@ -24,6 +24,9 @@ pub enum CatalogError {
     /// Something broke inside; the service's log has it.
     #[error("the catalogue had an internal error")]
     Internal,
+    /// No disk that it could be kept on takes writes.
+    #[error("nothing was changed: the catalogue's disk takes no writes just now")]
+    CannotWrite,
 }
 
 /// A film, as one user sees it.
