@@ -4,7 +4,7 @@
 use super::{
     oracles::tile_at,
     round::{HEALING, Round},
-    world::ODD,
+    world::{ODD, World},
 };
 use anyhow::Context as _;
 use iceflix_core::api::Kind;
@@ -29,26 +29,36 @@ const SPREAD: Duration = Duration::from_secs(3);
 /// What the second film is called.
 const FIRST: &str = "Red Fire";
 
-/// A machine's clock jumps by so many seconds, and later back. It must withdraw, and what was
-/// written meanwhile must not stand in the way of later writes.
-pub async fn wrong(round: &mut Round<'_>, seconds: i32) -> anyhow::Result<()> {
+/// Starts the machine's services anew, with a clock that can be set.
+pub async fn prepare(world: &World) -> anyhow::Result<()> {
     let library = library().context("libfaketime is not installed: scripts/bootstrap --test")?;
-    let offset = round.world.machine(ODD).home.join("clock");
-    let set = |seconds: i32| std::fs::write(&offset, format!("{seconds:+}s\n"));
-    set(0)?;
-    round.world.stop_machine(ODD)?;
-    let text = |path: &PathBuf| path.display().to_string();
+    set(world, 0)?;
+    world.stop_machine(ODD)?;
+    let text = |path: PathBuf| path.display().to_string();
     let env = [
-        ("LD_PRELOAD", text(&library)),
-        ("FAKETIME_TIMESTAMP_FILE", text(&offset)),
+        ("LD_PRELOAD", text(library)),
+        ("FAKETIME_TIMESTAMP_FILE", text(offset(world))),
         ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
         ("FAKETIME_CACHE_DURATION", "1".to_owned()),
     ];
-    round.world.start_machine(ODD, &env)?;
-    round.world.whole(HEALING).await?;
+    world.start_machine(ODD, &env)?;
+    world.whole(HEALING).await
+}
 
+/// The file that says how wrong the clock is.
+fn offset(world: &World) -> PathBuf {
+    world.machine(ODD).home.join("clock")
+}
+
+fn set(world: &World, seconds: i32) -> std::io::Result<()> {
+    std::fs::write(offset(world), format!("{seconds:+}s\n"))
+}
+
+/// A machine's clock jumps by so many seconds, and later back. It must withdraw, and what was
+/// written meanwhile must not stand in the way of later writes.
+pub async fn wrong(round: &mut Round<'_>, seconds: i32) -> anyhow::Result<()> {
     let gone = round.world.at_machine(ODD)?;
-    set(seconds)?;
+    set(round.world, seconds)?;
     round.made(&gone, &[ODD]);
     let (withdrawn, ()) = tokio::join!(round.noticed(WITHDRAWN), tokio::time::sleep(WRONG));
     round.check(withdrawn, || "it does not withdraw".into());
@@ -64,7 +74,7 @@ pub async fn wrong(round: &mut Round<'_>, seconds: i32) -> anyhow::Result<()> {
     for name in ["Clockwork", FIRST] {
         name_stands(round, name).await?;
     }
-    set(0)?;
+    set(round.world, 0)?;
     round.over();
     round.world.whole(HEALING).await?;
     round.healed_by_now();

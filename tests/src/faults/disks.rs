@@ -3,7 +3,7 @@
 use super::{
     processes::{signal, supervisor},
     round::{HEALING, Round},
-    world::ODD,
+    world::{ODD, World},
 };
 use anyhow::{Context as _, ensure};
 use iceflix_core::api::Kind;
@@ -171,19 +171,30 @@ async fn ended(pid: u32) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Every fsync of a machine's services takes long: a library in front of the system's sees to that.
-pub async fn slow(round: &mut Round<'_>) -> anyhow::Result<()> {
-    let home = &round.world.machine(ODD).home;
+/// Starts a machine's services anew with a library in front of the system's, which can make every
+/// fsync take long.
+pub async fn prepare_slow(world: &World) -> anyhow::Result<()> {
+    let home = &world.machine(ODD).home;
     let library = compile(home)?;
-    let delay = home.join("fsync-ms");
+    let delay = delay(world);
     std::fs::write(&delay, "0")?;
     let env = [
         ("LD_PRELOAD", library.display().to_string()),
         ("SLOW_FSYNC", delay.display().to_string()),
     ];
-    round.world.stop_machine(ODD)?;
-    round.world.start_machine(ODD, &env)?;
-    round.world.whole(HEALING).await?;
+    world.stop_machine(ODD)?;
+    world.start_machine(ODD, &env)?;
+    world.whole(HEALING).await
+}
+
+/// The file that says how long an fsync takes.
+fn delay(world: &World) -> PathBuf {
+    world.machine(ODD).home.join("fsync-ms")
+}
+
+/// Every fsync of a machine's services takes long.
+pub async fn slow(round: &mut Round<'_>) -> anyhow::Result<()> {
+    let delay = delay(round.world);
     std::fs::write(&delay, FSYNC_MS)?;
     round.made(&[], &[]);
     tokio::time::sleep(SLOW).await;

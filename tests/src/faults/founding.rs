@@ -13,21 +13,52 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The films: name, machines, and the tone that tells one from the other.
-const FILMS: [(&str, [u32; 2], u32); 2] = [("Blue Ice", [1, 2], 440), ("Red Fire", [2, 3], 660)];
+/// A film, and which machines have it.
+pub struct Film {
+    /// What it is called.
+    pub name: &'static str,
+    /// The machines.
+    pub places: &'static [u32],
+    /// The tone that tells it from the others.
+    tone: u32,
+}
 
-/// How long a film is, in seconds: longer than any fault but the storm, which plays it again.
-const FILM: u32 = 240;
+/// The films of a cluster in which one node at a time is hit.
+pub const FILMS: [Film; 2] = films(&[1, 2], &[2, 3]);
 
-/// Makes the films, and lays them where they belong.
+/// Those of one in which a node may be hit when another has only just been started again: a third
+/// has them as well, which has been there for longer.
+pub const FILMS_OF_STORMS: [Film; 2] = films(&[1, 2, 3], &[1, 2, 3]);
+
+const fn films(blue: &'static [u32], red: &'static [u32]) -> [Film; 2] {
+    [
+        Film {
+            name: "Blue Ice",
+            places: blue,
+            tone: 440,
+        },
+        Film {
+            name: "Red Fire",
+            places: red,
+            tone: 660,
+        },
+    ]
+}
+
+/// Makes the films, so many seconds long, and lays them where they belong.
 ///
 /// # Errors
 /// When that fails.
-pub fn lay_films(dir: &Path, machines: &[Machine]) -> anyhow::Result<()> {
-    for (name, places, tone) in FILMS {
-        let made = film(&dir.join(format!("{name}.mp4")), FILM, tone);
-        for place in places {
-            let films = machines[place as usize - 1].home.join("films");
+pub fn lay_films(
+    dir: &Path,
+    machines: &[Machine],
+    films: &[Film],
+    seconds: u32,
+) -> anyhow::Result<()> {
+    for Film { name, places, tone } in films {
+        let made = film(&dir.join(format!("{name}.mp4")), seconds, *tone);
+        for place in *places {
+            let films = machines[*place as usize - 1].home.join("films");
             std::fs::create_dir_all(&films)?;
             std::fs::copy(&made, films.join(format!("{name}.mp4")))?;
         }
@@ -103,21 +134,22 @@ pub async fn complete(client: &Client, instances: usize) -> anyhow::Result<Arc<D
 }
 
 /// The films, when all are found with all their providers.
-pub async fn found(admin: &Client) -> anyhow::Result<Vec<(&'static str, MediaId)>> {
+pub async fn found(admin: &Client, films: &[Film]) -> anyhow::Result<Vec<(&'static str, MediaId)>> {
     let end = Instant::now() + PATIENCE;
     loop {
         let tiles = admin.search(&Query::default(), None).await?.tiles;
-        let tile = |name: &str| {
+        let tile = |film: &Film| {
+            let everywhere = |providers| providers as usize == film.places.len();
             tiles
                 .iter()
-                .find(|tile| tile.name == name && tile.providers == 2)
+                .find(|tile| tile.name == film.name && everywhere(tile.providers))
         };
-        let films: Option<Vec<_>> = FILMS
+        let found: Option<Vec<_>> = films
             .iter()
-            .map(|(name, ..)| Some((*name, tile(name)?.id)))
+            .map(|film| Some((film.name, tile(film)?.id)))
             .collect();
-        match films {
-            Some(films) => return Ok(films),
+        match found {
+            Some(found) => return Ok(found),
             None if Instant::now() > end => bail!("the films are not found: {tiles:?}"),
             None => tokio::time::sleep(Duration::from_millis(100)).await,
         }

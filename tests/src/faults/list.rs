@@ -14,10 +14,33 @@ pub struct Fault {
     /// It is among those of `make test`.
     pub quick: bool,
     pub(super) what: What,
-    /// Films play elsewhere than at these machines.
-    pub(super) touches: &'static [u32],
-    /// Films play at all.
-    pub(super) films: bool,
+    /// The machines whose streaming nodes are hit: a film plays there, which may go on elsewhere.
+    pub(super) hits: &'static [u32],
+}
+
+impl Fault {
+    fn new(name: &'static str, about: &'static str, what: What) -> Self {
+        Self {
+            name,
+            about,
+            quick: false,
+            what,
+            hits: &[],
+        }
+    }
+
+    /// It is part of `make test`.
+    fn quick(self) -> Self {
+        Self {
+            quick: true,
+            ..self
+        }
+    }
+
+    /// It hits the streaming nodes of these machines.
+    fn hits(self, hits: &'static [u32]) -> Self {
+        Self { hits, ..self }
+    }
 }
 
 /// What happens.
@@ -48,196 +71,159 @@ pub struct Options {
 
 /// All faults, in the order in which they are made.
 pub fn all(options: &Options) -> Vec<Fault> {
-    let fault = |name, about, what, touches| Fault {
-        name,
-        about,
-        quick: false,
-        what,
-        touches,
-        films: true,
-    };
-    let quick = |name, about, what, touches| Fault {
-        quick: true,
-        ..fault(name, about, what, touches)
-    };
+    let fault = Fault::new;
     let stop = |kind, tenths: u64| What::Stop(kind, Duration::from_millis(100 * tenths));
     vec![
+        fault("kill-main", "kill -9 of a Main", What::Kill(Kind::Main)),
         fault(
-            "kill-main",
-            "kill -9 of a Main",
-            What::Kill(Kind::Main),
-            &[],
-        ),
-        quick(
             "kill-auth",
             "kill -9 of an authenticator",
             What::Kill(Kind::Auth),
-            &[],
-        ),
+        )
+        .quick(),
         fault(
             "kill-catalog",
             "kill -9 of a catalogue",
             What::Kill(Kind::Catalog),
-            &[],
         ),
         fault(
             "kill-streaming",
             "kill -9 of a streaming node",
             What::Kill(Kind::Streaming),
-            &[2],
-        ),
+        )
+        .hits(&[2]),
         fault(
             "kill-machine",
             "kill -9 of all processes of a machine",
             What::KillMachine,
-            &[1],
-        ),
+        )
+        .hits(&[1]),
         fault(
             "stop-auth-0.5s",
             "SIGSTOP of an authenticator for 0.5 s",
             stop(Kind::Auth, 5),
-            &[],
         ),
         fault(
             "stop-auth-2s",
             "SIGSTOP of an authenticator for 2 s",
             stop(Kind::Auth, 20),
-            &[],
         ),
         fault(
             "stop-auth-15s",
             "SIGSTOP of an authenticator for 15 s",
             stop(Kind::Auth, 150),
-            &[],
         ),
         fault(
             "stop-catalog-0.5s",
             "SIGSTOP of a catalogue for 0.5 s",
             stop(Kind::Catalog, 5),
-            &[],
         ),
-        quick(
+        fault(
             "stop-catalog-2s",
             "SIGSTOP of a catalogue for 2 s",
             stop(Kind::Catalog, 20),
-            &[],
-        ),
+        )
+        .quick(),
         fault(
             "stop-catalog-15s",
             "SIGSTOP of a catalogue for 15 s",
             stop(Kind::Catalog, 150),
-            &[],
         ),
         fault(
             "stop-main-2s",
             "SIGSTOP of a Main for 2 s",
             stop(Kind::Main, 20),
-            &[],
         ),
-        quick(
+        fault(
+            "stop-streaming-15s",
+            "SIGSTOP of a streaming node for 15 s",
+            stop(Kind::Streaming, 150),
+        )
+        .hits(&[2]),
+        fault(
             "cable",
             "a machine's cable out for 8 s, and in",
             What::Cable,
-            &[ODD],
-        ),
+        )
+        .hits(&[ODD])
+        .quick(),
         fault(
             "flapping",
             "a machine's cable out and in, 12 times in 16 s",
             What::Flap,
-            &[ODD],
-        ),
+        )
+        .hits(&[ODD]),
         fault(
             "silence",
             "what a machine sends is lost for 8 s",
             What::Silence(&[1, 2, PEOPLE]),
-            &[ODD],
-        ),
+        )
+        .hits(&[ODD]),
         fault(
             "silence-pair",
             "what a machine sends to one other is lost for 8 s",
             What::Silence(&[2]),
-            &[ODD],
         ),
-        quick(
+        fault(
             "split",
             "one machine apart from two for 10 s, with conflicting writes on both sides",
             What::Split,
-            &[ODD],
-        ),
-        quick(
-            "clock+5s",
-            "a machine's clock 5 s ahead",
-            What::Clock(5),
-            &[ODD],
-        ),
-        fault(
-            "clock-5s",
-            "a machine's clock 5 s behind",
-            What::Clock(-5),
-            &[ODD],
-        ),
+        )
+        .hits(&[ODD])
+        .quick(),
+        fault("clock+5s", "a machine's clock 5 s ahead", What::Clock(5))
+            .hits(&[ODD])
+            .quick(),
+        fault("clock-5s", "a machine's clock 5 s behind", What::Clock(-5)).hits(&[ODD]),
         fault(
             "clock+1h",
             "a machine's clock an hour ahead",
             What::Clock(3600),
-            &[ODD],
-        ),
+        )
+        .hits(&[ODD]),
         fault(
             "clock-1h",
             "a machine's clock an hour behind",
             What::Clock(-3600),
-            &[ODD],
-        ),
-        fault(
-            "slow-disk",
-            "a machine's fsync takes 0.7 s",
-            What::SlowDisk,
-            &[ODD],
-        ),
+        )
+        .hits(&[ODD]),
+        fault("slow-disk", "a machine's fsync takes 0.7 s", What::SlowDisk).hits(&[ODD]),
         fault(
             "torn-auth",
             "the end of an authenticator's last record is missing",
             What::TornRecord(Kind::Auth),
-            &[],
         ),
         fault(
             "torn-catalog",
             "the end of a catalogue's last record is missing",
             What::TornRecord(Kind::Catalog),
-            &[],
         ),
         fault(
             "lost-auth",
             "an authenticator's database is gone",
             What::LostDatabase(Kind::Auth),
-            &[],
         ),
         fault(
             "lost-catalog",
             "a catalogue's database is gone",
             What::LostDatabase(Kind::Catalog),
-            &[],
         ),
         fault(
             "disk-full",
             "a machine's disk is full for 12 s",
             What::DiskFull,
-            &[ODD],
-        ),
+        )
+        .hits(&[ODD]),
         fault(
             "read-only",
             "a catalogue's file system is read-only for 10 s",
             What::ReadOnly,
-            &[],
         ),
-        Fault {
-            films: false,
-            ..fault(
-                "storm",
-                "instances of all kinds killed at random",
-                What::Storm(options.storm),
-                &[],
-            )
-        },
+        fault(
+            "storm",
+            "instances of all kinds killed at random",
+            What::Storm(options.storm),
+        )
+        .hits(&[1, 2, 3]),
     ]
 }

@@ -1,12 +1,15 @@
 //! A steady load, as people make it: commands one after another, each as a program of its own makes
 //! it (it finds a Main, asks, and ends) or as the prompt does (it stays connected).
 
-use super::{films, people::People, tally::Tally};
+use super::{
+    films::{self, Showing},
+    people::People,
+    tally::Tally,
+};
 use client_cli::client::Client;
 use client_cli::error::Error;
 use iceflix_core::api::{MediaId, auth::AuthenticatorClient, auth::Role, catalog::Query};
 use std::{
-    net::IpAddr,
     rc::Rc,
     sync::Arc,
     thread::JoinHandle,
@@ -38,10 +41,10 @@ pub struct Wanted {
     pub people: People,
     /// A user of its own, who logs in and tags.
     pub user: String,
-    /// The films, whose names searches must find and which play; the first is tagged.
+    /// The films, whose names searches must find; the first is tagged.
     pub films: Vec<(&'static str, MediaId)>,
-    /// Films play from nodes elsewhere than there; `None`: none plays.
-    pub avoid: Option<Vec<IpAddr>>,
+    /// Those that play, and where they begin.
+    pub showings: Vec<Showing>,
 }
 
 /// A load on a thread of its own, so that nothing that makes a fault holds it up.
@@ -60,7 +63,7 @@ impl Load {
     pub async fn start(wanted: Wanted) -> anyhow::Result<Self> {
         let tally = Arc::new(Tally::default());
         let cancel = CancellationToken::new();
-        let playing = wanted.avoid.as_ref().map_or(0, |_| wanted.films.len());
+        let playing = wanted.showings.len();
         let thread = {
             let (tally, cancel) = (Arc::clone(&tally), cancel.clone());
             std::thread::spawn(move || run(wanted, tally, cancel))
@@ -134,14 +137,10 @@ fn run(wanted: Wanted, tally: Arc<Tally>, cancel: CancellationToken) -> anyhow::
             tokio::task::spawn_local(Rc::clone(&part).whois()),
             tokio::task::spawn_local(Rc::clone(&part).users()),
         ];
-        if let Some(avoid) = &part.wanted.avoid {
-            for film in &part.wanted.films {
-                let (part, film, avoid) = (Rc::clone(&part), *film, avoid.clone());
-                tasks.push(tokio::task::spawn_local(async move {
-                    let client = part.person.clone();
-                    films::play(client, film, avoid, &part.tally, part.cancel.clone()).await;
-                }));
-            }
+        for showing in &part.wanted.showings {
+            let (client, tally) = (part.person.clone(), Arc::clone(&part.tally));
+            let playing = films::play(client, *showing, tally, part.cancel.clone());
+            tasks.push(tokio::task::spawn_local(playing));
         }
         for task in tasks {
             task.await?;

@@ -12,6 +12,7 @@
 //! | noticed | how long the last Main took to miss what was gone |
 //! | longest | the longest that any command took |
 //! | film | the longest that a film stood still which plays at a node that the fault does not touch |
+//! | hit film | the same of one that plays at a node which the fault hits, and may go on at another |
 
 mod clocks;
 mod disks;
@@ -39,8 +40,8 @@ pub use report::{Line, table};
 use crate::lan::Lan;
 use list::What;
 use round::{Round, perform};
-use std::{path::Path, sync::Arc};
-use world::{PEOPLE, World};
+use std::{path::Path, sync::Arc, time::Duration};
+use world::{PEOPLE, Plan, World};
 
 /// How many machines the LAN of the faults has.
 pub fn machines() -> u32 {
@@ -63,8 +64,25 @@ pub async fn run(
     let lan = Arc::new(Lan::existing(lan));
     let mut number = 0;
     // The storm needs more instances than the others.
-    for (place, instances, stormy) in [("three", 1, false), ("storm", 2, true)] {
-        let chosen = faults.iter().filter(|fault| is_storm(fault) == stormy);
+    let calm = Plan {
+        per_machine: 1,
+        films: &founding::FILMS,
+        seconds: 240,
+    };
+    let mut plans = vec![("three", calm, false)];
+    // The storm needs more instances than the others, and films that last.
+    plans.extend(faults.iter().find_map(storm_of).map(|time| {
+        let storm = Plan {
+            per_machine: 2,
+            films: &founding::FILMS_OF_STORMS,
+            seconds: u32::try_from(time.as_secs()).unwrap_or(u32::MAX / 2) + 240,
+        };
+        ("storm", storm, true)
+    }));
+    for (place, plan, stormy) in plans {
+        let chosen = faults
+            .iter()
+            .filter(|fault| storm_of(fault).is_some() == stormy);
         let mut chosen = chosen.peekable();
         if chosen.peek().is_none() {
             continue;
@@ -77,7 +95,7 @@ pub async fn run(
                 None => {
                     let dir = dir.join(format!("{place}-{number}"));
                     std::fs::create_dir_all(&dir)?;
-                    World::start(Arc::clone(&lan), &dir, instances).await?
+                    World::start(Arc::clone(&lan), &dir, &plan).await?
                 }
             };
             let line = perform(&started, fault, number).await?;
@@ -94,8 +112,21 @@ pub async fn run(
     Ok(())
 }
 
-fn is_storm(fault: &Fault) -> bool {
-    matches!(fault.what, What::Storm(_))
+/// How long it lasts, if it is a storm.
+fn storm_of(fault: &Fault) -> Option<Duration> {
+    match fault.what {
+        What::Storm(time) => Some(time),
+        _ => None,
+    }
+}
+
+/// What has to be done before people come.
+async fn prepare(what: What, world: &World) -> anyhow::Result<()> {
+    match what {
+        What::Clock(_) => clocks::prepare(world).await,
+        What::SlowDisk => disks::prepare_slow(world).await,
+        _ => Ok(()),
+    }
 }
 
 async fn make(what: What, round: &mut Round<'_>) -> anyhow::Result<()> {

@@ -29,9 +29,14 @@ pub struct Line {
     /// The longest that a command took.
     #[serde(serialize_with = "second")]
     pub longest: Duration,
-    /// The longest that a film stood still, if films played.
+    /// The longest that a film stood still whose node the fault does not touch, if there is one.
     #[serde(serialize_with = "seconds")]
     pub stalled: Option<Duration>,
+    /// The longest that one stood still whose node it hits, going on at another included.
+    #[serde(serialize_with = "seconds")]
+    pub stalled_hit: Option<Duration>,
+    /// How often a film went on at another node.
+    pub moves: usize,
     /// How long all of it took.
     #[serde(serialize_with = "second")]
     pub took: Duration,
@@ -56,7 +61,7 @@ impl Line {
     }
 }
 
-const HEAD: [&str; 11] = [
+const HEAD: [&str; 13] = [
     "fault",
     "",
     "commands",
@@ -68,19 +73,15 @@ const HEAD: [&str; 11] = [
     "rows",
     "noticed ms",
     "longest ms",
+    "film ms",
+    "hit film ms",
 ];
 
 /// The table, in Markdown, and below it what is not as it should be.
 pub fn table(lines: &[Line]) -> String {
-    let mut rows = vec![
-        [&HEAD[..], &["film ms"]]
-            .concat()
-            .iter()
-            .map(|s| (*s).to_owned())
-            .collect(),
-    ];
+    let mut rows = vec![HEAD.map(str::to_owned).to_vec()];
     rows.extend(lines.iter().map(cells));
-    let widths: Vec<usize> = (0..=HEAD.len())
+    let widths: Vec<usize> = (0..HEAD.len())
         .map(|column| {
             rows.iter()
                 .map(|row: &Vec<String>| row[column].chars().count())
@@ -135,6 +136,7 @@ fn cells(line: &Line) -> Vec<String> {
         ms(line.detected),
         ms(Some(line.longest)),
         ms(line.stalled),
+        ms(line.stalled_hit),
     ]
 }
 
@@ -156,6 +158,8 @@ mod tests {
             detected: Some(Duration::from_micros(2500)),
             longest: Duration::from_millis(41),
             stalled: None,
+            stalled_hit: Some(Duration::from_millis(2345)),
+            moves: 1,
             took: Duration::from_secs(9),
             failures,
             notes: Vec::new(),
@@ -167,7 +171,9 @@ mod tests {
         let text = table(&lines);
         let rows: Vec<&str> = text.lines().collect();
         assert!(
-            rows[2].starts_with("| kill-auth | ok ") && rows[2].contains(" 1.2 "),
+            rows[2].starts_with("| kill-auth | ok ")
+                && rows[2].contains(" 1.2 ")
+                && rows[2].contains(" 2345 "),
             "{text}"
         );
         assert!(

@@ -5,6 +5,7 @@ use super::{
     load::{Load, Wanted, password},
     oracles::{equal_rows, lost},
     report::Line,
+    tally::Film,
     watch::Life,
     world::World,
 };
@@ -26,6 +27,9 @@ pub const ASKED: Duration = Duration::from_secs(3);
 
 /// The longest time in which a film that the fault does not touch may stand still.
 const STALL: Duration = Duration::from_secs(2);
+
+/// The longest time in which one may whose node it hits: then it goes on elsewhere.
+const MOVED: Duration = Duration::from_secs(3);
 
 /// What happens in a round. Whoever makes the fault writes it down here.
 pub struct Round<'w> {
@@ -124,6 +128,26 @@ impl Round<'_> {
         self.world.watch.missed(*since..until, &others, &mains)
     }
 
+    /// Whether a film played as it should have.
+    fn judge(&mut self, name: &str, film: &Film) {
+        if let Some(ended) = &film.ended {
+            self.fail(format!("{name} ended: {ended}"));
+        }
+        let (stalled, most) = (film.stalled, if film.hit { MOVED } else { STALL });
+        self.check(stalled < most, || {
+            format!("{name} stood still for {stalled:.1?}")
+        });
+        for (before, after) in film.jumps.iter().take(3) {
+            self.fail(format!(
+                "{name} was at {before:.1?}, and then at {after:.1?}"
+            ));
+        }
+        if film.moves > 0 {
+            let times = film.moves;
+            self.note(format!("{name} went on at another node, {times} times"));
+        }
+    }
+
     /// A person who was just added, and is logged in.
     ///
     /// # Errors
@@ -145,21 +169,19 @@ impl Round<'_> {
 /// # Errors
 /// When the round could not be carried out; what a fault did is in the line.
 pub async fn perform(world: &World, fault: &Fault, number: usize) -> anyhow::Result<Line> {
+    super::prepare(fault.what, world).await?;
     world.whole(HEALING).await?;
+    world.all_provided(HEALING).await?;
     let user = format!("p{number}");
     world
         .admin
         .add_user(&user, &password(&user), Role::User)
         .await?;
-    let avoid = fault.touches.iter().map(|machine| world.address(*machine));
     let load = Load::start(Wanted {
         people: world.people.clone(),
         user: user.clone(),
         films: world.films.clone(),
-        avoid: match fault.films {
-            true => Some(avoid.collect::<anyhow::Result<_>>()?),
-            false => None,
-        },
+        showings: world.showings(fault.hits)?,
     })
     .await?;
     tokio::time::sleep(CALM).await;
@@ -206,19 +228,16 @@ pub async fn perform(world: &World, fault: &Fault, number: usize) -> anyhow::Res
         ));
     }
     for (name, film) in &counted.films {
-        if let Some(ended) = &film.ended {
-            round.fail(format!("{name} ended: {ended}"));
-        }
-        let stalled = film.stalled;
-        round.check(stalled < STALL, || {
-            format!("{name} stood still for {stalled:.1?}")
-        });
+        round.judge(name, film);
     }
     let missed = round.missed();
     round.check(missed.is_empty(), || {
         format!("missed without a reason: {missed:?}")
     });
-    let stalls = counted.films.values().map(|film| film.stalled);
+    let stalled = |hit: bool| {
+        let films = counted.films.values().filter(|film| film.hit == hit);
+        films.map(|film| film.stalled).max()
+    };
     Ok(Line {
         fault: fault.name.to_owned(),
         commands: counted.count(),
@@ -230,7 +249,9 @@ pub async fn perform(world: &World, fault: &Fault, number: usize) -> anyhow::Res
         equal,
         detected: round.detection(),
         longest: counted.longest(),
-        stalled: stalls.max(),
+        stalled: stalled(false),
+        stalled_hit: stalled(true),
+        moves: counted.films.values().map(|film| film.moves).sum(),
         took: begun.elapsed(),
         failures: round.failures,
         notes: round.notes,

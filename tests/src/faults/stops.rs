@@ -11,6 +11,7 @@ use iceflix_core::{
         auth::{AuthenticatorClient, SessionProof, Token},
         catalog::CatalogClient,
         main::MainClient,
+        streaming::StreamingClient,
     },
     rpc::Caller,
     trust::{self, Purpose, SessionKey},
@@ -132,8 +133,16 @@ impl Zombie {
                 named.is_ok_and(|answer| answer.is_ok())
                     || renewed.is_ok_and(|answer| answer.is_ok())
             }
-            // These judge no token here: that they answer again is all.
-            Kind::Main | Kind::Streaming => {
+            Kind::Streaming => {
+                let stream = |stub: StreamingClient, context| {
+                    let (token, film) = (token.clone(), self.film);
+                    async move { stub.get_stream(context, token, film, false).await }
+                };
+                let asked = self.caller.call_at(at, patience, stream);
+                asked.await.is_ok_and(|answer| answer.is_ok())
+            }
+            // It judges no token: that it answers again is all.
+            Kind::Main => {
                 let directory =
                     |stub: MainClient, context| async move { stub.directory(context, None).await };
                 self.caller.call_at(at, ASKED, directory).await.is_ok()

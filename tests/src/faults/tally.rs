@@ -31,15 +31,60 @@ pub struct Counted {
     pub films: BTreeMap<&'static str, Film>,
 }
 
+/// How far a film may go back when it goes on at another node: 1.5 s it does on purpose, so that
+/// nothing is skipped; it was asked where it was up to 0.5 s before; and the rest is for a busy
+/// machine.
+const BACK: Duration = Duration::from_millis(2500);
+
+/// How far it may be ahead of where it should be: so much is between two reports of a player on a
+/// busy machine.
+const AHEAD: Duration = Duration::from_millis(500);
+
 /// How a film plays.
 #[derive(Debug, Default, Clone)]
 pub struct Film {
-    /// How much of it was played, and when the last of that came.
+    /// The fault hits the node at which it began.
+    pub hit: bool,
+    /// Where in the film its player was last, and when.
     pub played: Option<(Duration, Instant)>,
     /// The longest time in which nothing of it came.
     pub stalled: Duration,
+    /// How often it went on at another node.
+    pub moves: usize,
+    /// Where it was, and where it was next, though that does not follow.
+    pub jumps: Vec<(Duration, Duration)>,
     /// Why it does not play on.
     pub ended: Option<String>,
+    /// It has moved, and shows nothing yet.
+    moving: bool,
+}
+
+impl Film {
+    /// Its player is at this place now.
+    pub fn shows(&mut self, place: Duration, now: Instant) {
+        self.stands(now);
+        let moved = std::mem::take(&mut self.moving);
+        if let Some((before, then)) = self.played.replace((place, now)) {
+            // Pictures that were late may come all at once.
+            let most = before + if moved { Duration::ZERO } else { now - then };
+            if place + BACK < before || place > most + AHEAD {
+                self.jumps.push((before, place));
+            }
+        }
+    }
+
+    /// It goes on at another node.
+    pub fn moves(&mut self) {
+        self.moves += 1;
+        self.moving = true;
+    }
+
+    /// Nothing has come since the last time that it showed something.
+    pub fn stands(&mut self, now: Instant) {
+        if let Some((_, then)) = self.played {
+            self.stalled = self.stalled.max(now - then);
+        }
+    }
 }
 
 impl Default for Tally {
@@ -60,6 +105,11 @@ impl Tally {
     /// What it has counted so far, to look at or to add to.
     pub fn counted(&self) -> MutexGuard<'_, Counted> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes down how a film goes.
+    pub fn film<T>(&self, name: &'static str, note: impl FnOnce(&mut Film) -> T) -> T {
+        note(self.counted().films.entry(name).or_default())
     }
 
     /// Carries out a command and counts it. What it gave, unless it failed.
@@ -96,5 +146,40 @@ impl Counted {
     pub fn longest(&self) -> Duration {
         let all = self.commands.values().map(|(_, longest)| *longest);
         all.max().unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_film_that_moves_may_show_a_little_again_and_skips_nothing() {
+        let begun = Instant::now();
+        let second = Duration::from_secs_f64;
+        let mut film = Film::default();
+        for (at, place) in [(0.0, 0.1), (1.0, 1.1), (2.0, 2.1), (3.0, 3.1)] {
+            film.shows(second(place), begun + second(at));
+        }
+        assert_eq!((film.stalled, film.jumps.len()), (second(1.0), 0));
+        film.moves();
+        film.shows(second(1.1), begun + second(5.5));
+        assert_eq!((film.stalled, film.jumps.len()), (second(2.5), 0));
+        film.stands(begun + second(8.2));
+        assert_eq!((film.stalled, film.moves), (second(2.7), 1));
+        // As it should be; back too far; on too far; and too far without a move.
+        let places = [
+            (9.0, 4.0, false),
+            (9.5, 1.0, true),
+            (10.0, 2.0, true),
+            (10.1, 4.0, false),
+        ];
+        for (at, place, moves) in places {
+            if moves {
+                film.moves();
+            }
+            film.shows(second(place), begun + second(at));
+        }
+        assert_eq!(film.jumps.len(), 3, "{film:?}");
     }
 }

@@ -2,7 +2,9 @@
 //! a fourth, and two films, each on two of the machines.
 
 use super::{
-    founding::{at, complete, found, lay_films, small_disks, start},
+    films::{Showing, seats},
+    founding::{Film, at, complete, found, lay_films, small_disks, start},
+    oracles::tile_at,
     people::People,
     processes::runs,
     rows,
@@ -50,6 +52,8 @@ pub struct World {
     pub admin: Client,
     /// The films.
     pub films: Vec<(&'static str, MediaId)>,
+    /// On which machines these are.
+    laid: &'static [Film],
     /// What every Main says.
     pub watch: Watch,
     /// All instances, by name.
@@ -58,19 +62,28 @@ pub struct World {
     per_machine: String,
 }
 
+/// What a cluster is to be.
+pub struct Plan {
+    /// How many instances of main, auth and catalog there are on each machine.
+    pub per_machine: u32,
+    /// The films.
+    pub films: &'static [Film],
+    /// How long these are, in seconds: longer than any fault.
+    pub seconds: u32,
+}
+
 impl World {
-    /// Starts it on a LAN of four machines, with so many instances of main, auth and catalog on each,
-    /// and waits until it is whole.
+    /// Starts it on a LAN of four machines, and waits until it is whole.
     ///
     /// # Errors
     /// When it does not start.
-    pub async fn start(lan: Arc<Lan>, dir: &Path, per_machine: u32) -> anyhow::Result<Self> {
+    pub async fn start(lan: Arc<Lan>, dir: &Path, plan: &Plan) -> anyhow::Result<Self> {
         let machine = |number| Machine::new(Some(Arc::clone(&lan)), number, dir);
         let machines: Vec<Machine> = (1..=MACHINES).map(machine).collect();
         let person = machine(PEOPLE);
         small_disks(&machines[ODD as usize - 1])?;
-        lay_films(dir, &machines)?;
-        let per_machine = per_machine.to_string();
+        lay_films(dir, &machines, plan.films, plan.seconds)?;
+        let per_machine = plan.per_machine.to_string();
         let first = &machines[0];
         start(first, &per_machine, None, &[])?;
         for other in &machines[1..] {
@@ -85,13 +98,13 @@ impl World {
         let password = password.trim().to_owned();
         let state = person.home.join("people");
         let admin = Client::connect(&target, &state.join("admin")).await?;
-        let kinds = 3 * MACHINES as usize * per_machine.parse::<usize>()? + MACHINES as usize;
-        let view = complete(&admin, kinds).await?;
+        let instances = MACHINES * (3 * plan.per_machine + 1);
+        let view = complete(&admin, instances as usize).await?;
         // People who were told of every Main.
         let mains = at(&view, Kind::Main);
         target.mains = mains.iter().map(SocketAddr::to_string).collect();
         admin.login("admin", &password).await?;
-        let films = found(&admin).await?;
+        let films = found(&admin, plan.films).await?;
         let instances = view.instances.iter();
         let instances = instances.map(|it| ((it.kind, it.instance.to_string()), it.endpoint));
         let world = Self {
@@ -99,6 +112,7 @@ impl World {
             machines,
             people: People { target, dir: state },
             films,
+            laid: plan.films,
             watch: Watch::start(&admin, &mains),
             admin,
             instances: instances.collect(),
@@ -134,6 +148,21 @@ impl World {
     /// A machine's address.
     pub fn address(&self, number: u32) -> anyhow::Result<IpAddr> {
         Ok(self.machine(number).address().parse()?)
+    }
+
+    /// The films as they are to play while these machines' nodes are hit.
+    pub fn showings(&self, hits: &[u32]) -> anyhow::Result<Vec<Showing>> {
+        let places: Vec<&[u32]> = self.laid.iter().map(|film| film.places).collect();
+        let films = self.films.iter().zip(seats(&places, hits));
+        let showing = |((name, id), (machine, hit)): (&(&'static str, MediaId), (u32, bool))| {
+            Ok(Showing {
+                name,
+                id: *id,
+                at: self.address(machine)?,
+                hit,
+            })
+        };
+        films.map(showing).collect()
     }
 
     /// Starts a machine's services again, with these additions to their environment.
@@ -225,6 +254,32 @@ impl World {
                 Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
             }
         }
+    }
+
+    /// Waits until every catalogue shows each film with all nodes that have it.
+    ///
+    /// # Errors
+    /// When some does not by then.
+    pub async fn all_provided(&self, patience: Duration) -> anyhow::Result<()> {
+        let end = Instant::now() + patience;
+        let catalogues = self.instances.iter();
+        let catalogues = catalogues.filter(|((kind, _), _)| *kind == Kind::Catalog);
+        for ((_, catalogue), at) in catalogues {
+            for ((name, id), film) in self.films.iter().zip(self.laid) {
+                loop {
+                    let shown = tile_at(&self.admin, *at, *id).await;
+                    let providers = shown.map(|tile| tile.providers as usize);
+                    match providers {
+                        Ok(providers) if providers == film.places.len() => break,
+                        shown if Instant::now() > end => {
+                            bail!("at {catalogue} {name} has not all its nodes: {shown:?}")
+                        }
+                        _ => tokio::time::sleep(Duration::from_millis(50)).await,
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Whether every Main's directory is the same and complete.
