@@ -34,6 +34,10 @@ const DAMAGED: u32 = 2;
 pub async fn full(round: &mut Round<'_>) -> anyhow::Result<()> {
     let state = round.world.machine(ODD).state();
     let fillers = [state.join("filler"), state.join("catalog-1/filler")];
+    // Who cannot write withdraws; nobody else is to be missed.
+    let mut writers = round.world.at_machine(ODD)?;
+    writers.retain(|it| matches!(it.kind, Kind::Auth | Kind::Catalog));
+    round.may_miss(&writers, &[]);
     for filler in &fillers {
         fill(filler)?;
     }

@@ -39,6 +39,9 @@ pub async fn cable(round: &mut Round<'_>) -> anyhow::Result<()> {
 
 /// A machine's cable out and in, out and in.
 pub async fn flapping(round: &mut Round<'_>) -> anyhow::Result<()> {
+    // Each time it is away for less than makes it count as gone, but one time may join the next.
+    let there = round.world.at_machine(ODD)?;
+    round.may_miss(&there, &[ODD]);
     for _ in 0..12 {
         round.world.lan.cable(ODD, false);
         tokio::time::sleep(Duration::from_millis(650)).await;
@@ -58,8 +61,10 @@ pub async fn silence(round: &mut Round<'_>, to: &[u32]) -> anyhow::Result<()> {
     // Those who still hear it list it, rightly.
     let hearing = (1..=3).filter(|machine| !to.contains(machine));
     let hearing: Vec<u32> = hearing.collect();
-    match to.len() {
-        1 => {
+    match to {
+        [other] => {
+            // Between these two nothing is sure; who hears both has nobody to miss.
+            round.made(&[], &[ODD, *other]);
             tokio::time::sleep(AWAY).await;
         }
         _ => {

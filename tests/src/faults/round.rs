@@ -37,10 +37,8 @@ pub struct Round<'w> {
     pub world: &'w World,
     /// The load's user.
     pub user: String,
-    /// What was done that should make instances vanish: when, which, and at which machines.
-    gone: Option<(Instant, Vec<Life>, Vec<u32>)>,
-    /// Who was alive then.
-    before: Vec<Life>,
+    /// What was done that makes instances vanish.
+    made: Vec<Made>,
     /// When others may vanish, too: what follows only makes things as they were.
     tidied: Option<Instant>,
     /// When the fault was over, and the cluster could begin to be whole again.
@@ -53,16 +51,40 @@ pub struct Round<'w> {
     notes: Vec<String>,
 }
 
+/// Something that makes instances vanish.
+struct Made {
+    at: Instant,
+    /// Which.
+    gone: Vec<Life>,
+    /// They have to.
+    surely: bool,
+    /// The machines whose Mains may say of all this what they like.
+    but: Vec<u32>,
+    /// Who was alive then.
+    before: Vec<Life>,
+}
+
 impl Round<'_> {
     /// Right after the fault was made: these instances should be missed now by all Mains but those
-    /// at these machines.
+    /// at these machines, and no others.
     pub fn made(&mut self, gone: &[Instance], machines: &[u32]) {
-        let lives = gone
-            .iter()
-            .map(|it| (it.instance.clone(), it.pid))
-            .collect();
-        self.gone = Some((Instant::now(), lives, machines.to_vec()));
-        self.before = self.world.lives().into_iter().collect();
+        self.makes(gone, machines, true);
+    }
+
+    /// The same where it is all right as well when they are not missed.
+    pub fn may_miss(&mut self, gone: &[Instance], machines: &[u32]) {
+        self.makes(gone, machines, false);
+    }
+
+    fn makes(&mut self, gone: &[Instance], machines: &[u32], surely: bool) {
+        let lives = gone.iter().map(|it| (it.instance.clone(), it.pid));
+        self.made.push(Made {
+            at: Instant::now(),
+            gone: lives.collect(),
+            surely,
+            but: machines.to_vec(),
+            before: self.world.lives().into_iter().collect(),
+        });
     }
 
     /// From now on instances may vanish that the fault did not touch.
@@ -72,7 +94,12 @@ impl Round<'_> {
 
     /// The fault is over: from now on it counts how long the cluster takes.
     pub fn over(&mut self) {
-        self.healed = Some(Instant::now());
+        self.over_since(Instant::now());
+    }
+
+    /// The same, since some time ago.
+    pub fn over_since(&mut self, healed: Instant) {
+        self.healed = Some(healed);
     }
 
     /// The cluster is whole again, before what follows.
@@ -110,22 +137,29 @@ impl Round<'_> {
         false
     }
 
+    /// How long the last Main took to miss what had to be missed, each from its own end on.
     fn detection(&self) -> Option<Duration> {
-        let (since, lives, machines) = self.gone.as_ref()?;
-        let mains = self.world.mains(machines);
-        (!lives.is_empty()).then(|| self.world.watch.gone(*since, lives, &mains))?
+        let made = self.made.iter();
+        let made = made.filter(|made| made.surely && !made.gone.is_empty());
+        let each = made.map(|made| {
+            let mains = self.world.mains(&made.but);
+            self.world.watch.gone(made.at, &made.gone, &mains)
+        });
+        let each: Option<Vec<Duration>> = each.collect();
+        each?.into_iter().max()
     }
 
     /// Instances that the fault did not touch and that were missed all the same.
     fn missed(&self) -> BTreeSet<InstanceId> {
-        let Some((since, lives, machines)) = &self.gone else {
-            return BTreeSet::new();
-        };
-        let mains = self.world.mains(machines);
         let until = self.tidied.unwrap_or_else(Instant::now);
-        let others = self.before.iter().filter(|life| !lives.contains(life));
-        let others: Vec<Life> = others.cloned().collect();
-        self.world.watch.missed(*since..until, &others, &mains)
+        let gone: BTreeSet<&Life> = self.made.iter().flat_map(|made| &made.gone).collect();
+        let missed = self.made.iter().flat_map(|made| {
+            let others = made.before.iter().filter(|life| !gone.contains(life));
+            let others: Vec<Life> = others.cloned().collect();
+            let mains = self.world.mains(&made.but);
+            self.world.watch.missed(made.at..until, &others, &mains)
+        });
+        missed.collect()
     }
 
     /// Whether a film played as it should have.
@@ -188,8 +222,7 @@ pub async fn perform(world: &World, fault: &Fault, number: usize) -> anyhow::Res
     let mut round = Round {
         world,
         user: user.clone(),
-        gone: None,
-        before: Vec::new(),
+        made: Vec::new(),
         tidied: None,
         healed: None,
         whole: None,
