@@ -3,13 +3,17 @@
 use super::{
     processes::{signal, supervisor},
     round::Round,
+    world::ODD,
 };
 use iceflix_core::api::Kind;
-use nix::sys::signal::Signal::SIGKILL;
+use nix::sys::signal::Signal::{SIGCONT, SIGKILL, SIGSTOP};
 use std::time::Duration;
 
 /// How long it may take until a killed process is missed; it is started again after 0.2 s or more.
 const NOTICED: Duration = Duration::from_secs(3);
+
+/// How long two are left, and then one.
+const ALONE: Duration = Duration::from_secs(3);
 
 /// How long a machine stays dead.
 const DEAD: Duration = Duration::from_secs(5);
@@ -29,6 +33,33 @@ pub async fn service(round: &mut Round<'_>, kind: Kind) -> anyhow::Result<()> {
     let noticed = round.noticed(NOTICED).await;
     round.check(noticed, || "its death was not noticed".into());
     round.over();
+    Ok(())
+}
+
+/// kill -9 of one of two: of the three of a kind one is dead already, and has been missed. Nobody
+/// starts either again until the last has been alone for a while.
+pub async fn of_two(round: &mut Round<'_>, kind: Kind) -> anyhow::Result<()> {
+    let machines = [ODD, ONE].map(|number| round.world.machine(number));
+    let keepers = machines.map(supervisor);
+    let [first, second] = keepers;
+    let keepers = [first?, second?];
+    let killed = kill_both(round, kind, keepers).await;
+    for keeper in keepers {
+        signal(keeper, SIGCONT)?;
+    }
+    round.over();
+    killed
+}
+
+async fn kill_both(round: &mut Round<'_>, kind: Kind, keepers: [u32; 2]) -> anyhow::Result<()> {
+    for (machine, keeper) in [ODD, ONE].into_iter().zip(keepers) {
+        let victim = round.world.instance(machine, kind)?;
+        signal(keeper, SIGSTOP)?;
+        signal(victim.pid, SIGKILL)?;
+        round.made(&[victim], &[]);
+        round.noticed(NOTICED).await;
+        tokio::time::sleep(ALONE).await;
+    }
     Ok(())
 }
 

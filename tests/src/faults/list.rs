@@ -47,6 +47,7 @@ impl Fault {
 #[derive(Debug, Clone, Copy)]
 pub(super) enum What {
     Kill(Kind),
+    KillOfTwo(Kind),
     KillMachine,
     Stop(Kind, Duration),
     Cable,
@@ -86,6 +87,17 @@ pub fn all(options: &Options) -> Vec<Fault> {
             "kill -9 of a catalogue",
             What::Kill(Kind::Catalog),
         ),
+        fault(
+            "kill-auth-of-two",
+            "kill -9 of one of two authenticators; one is left for 3 s",
+            What::KillOfTwo(Kind::Auth),
+        ),
+        fault(
+            "kill-catalog-of-two",
+            "kill -9 of one of two catalogues; one is left for 3 s",
+            What::KillOfTwo(Kind::Catalog),
+        )
+        .quick(),
         fault(
             "kill-streaming",
             "kill -9 of a streaming node",
@@ -130,9 +142,19 @@ pub fn all(options: &Options) -> Vec<Fault> {
             stop(Kind::Catalog, 150),
         ),
         fault(
+            "stop-main-0.5s",
+            "SIGSTOP of a Main for 0.5 s, while a catalogue dies",
+            stop(Kind::Main, 5),
+        ),
+        fault(
             "stop-main-2s",
-            "SIGSTOP of a Main for 2 s",
+            "SIGSTOP of a Main for 2 s, while a catalogue dies",
             stop(Kind::Main, 20),
+        ),
+        fault(
+            "stop-main-15s",
+            "SIGSTOP of a Main for 15 s, while a catalogue dies",
+            stop(Kind::Main, 150),
         ),
         fault(
             "stop-streaming-15s",

@@ -21,6 +21,7 @@ mod founding;
 mod kills;
 mod list;
 mod load;
+mod mains;
 mod network;
 mod oracles;
 mod people;
@@ -38,6 +39,7 @@ pub use list::{Fault, Options, all};
 pub use report::{Line, table};
 
 use crate::lan::Lan;
+use iceflix_core::api::Kind;
 use list::What;
 use round::{Round, perform};
 use std::{path::Path, sync::Arc, time::Duration};
@@ -132,7 +134,9 @@ async fn prepare(what: What, world: &World) -> anyhow::Result<()> {
 async fn make(what: What, round: &mut Round<'_>) -> anyhow::Result<()> {
     match what {
         What::Kill(kind) => kills::service(round, kind).await,
+        What::KillOfTwo(kind) => kills::of_two(round, kind).await,
         What::KillMachine => kills::machine(round).await,
+        What::Stop(Kind::Main, time) => mains::stands_still(round, time).await,
         What::Stop(kind, time) => stops::service(round, kind, time).await,
         What::Cable => network::cable(round).await,
         What::Flap => network::flapping(round).await,

@@ -1,16 +1,12 @@
 //! Processes that stand still, and go on.
 
-use super::{
-    processes::signal,
-    round::{ASKED, Round},
-};
+use super::{processes::signal, round::Round};
 use client_cli::session::Session;
 use iceflix_core::{
     api::{
         Instance, Kind, MediaId,
         auth::{AuthenticatorClient, SessionProof, Token},
         catalog::CatalogClient,
-        main::MainClient,
         streaming::StreamingClient,
     },
     rpc::Caller,
@@ -20,14 +16,17 @@ use nix::sys::signal::Signal::{SIGCONT, SIGSTOP};
 use std::time::{Duration, Instant};
 
 /// The machine whose service stands still.
-const WHERE: u32 = 2;
+pub const WHERE: u32 = 2;
 
 /// How long what is revoked may be accepted at a node that runs: so long it takes to get everywhere.
 /// And a process that stood still for less counts as one that ran.
-const SPREAD: Duration = Duration::from_secs(1);
+pub const SHORT: Duration = Duration::from_secs(1);
 
 /// For how long the one that goes on is asked.
-const AFTER: Duration = Duration::from_secs(3);
+pub const AFTER: Duration = Duration::from_secs(3);
+
+/// How long it may take to answer: who asks while it stands still waits until it goes on.
+pub const ZOMBIE: Duration = Duration::from_secs(18);
 
 /// A service stands still and goes on. What was revoked meanwhile it must not accept: neither from
 /// requests that waited for it nor from later ones.
@@ -43,30 +42,26 @@ pub async fn service(round: &mut Round<'_>, kind: Kind, time: Duration) -> anyho
     );
     signal(victim.pid, SIGSTOP)?;
     let stopped = Instant::now();
-    let elsewhere = if kind == Kind::Main {
-        &[WHERE][..]
-    } else {
-        &[]
-    };
     // It counts as gone when nothing was heard of it for a second.
-    let gone = if time > SPREAD {
+    let gone = if time > SHORT {
         vec![victim.clone()]
     } else {
         Vec::new()
     };
-    round.made(&gone, elsewhere);
+    round.made(&gone, &[]);
     let wakes = async {
         tokio::time::sleep(time.saturating_sub(stopped.elapsed())).await;
-        signal(victim.pid, SIGCONT)
+        (signal(victim.pid, SIGCONT), Instant::now())
     };
-    let (stale, woken) = tokio::join!(zombie.stale(round, time), wakes);
+    let (stale, (woken, went_on)) = tokio::join!(zombie.stale(round, time), wakes);
     woken?;
-    round.over();
+    // It was asked on for a while.
+    round.over_since(went_on);
     match stale? {
         0 => {}
         stale => round.fail(format!("it accepted what was revoked, {stale} times")),
     }
-    if time > SPREAD {
+    if time > SHORT {
         let noticed = round.noticed(Duration::ZERO).await || round.noticed(AFTER).await;
         round.check(noticed, || "that it stands still was not noticed".into());
     }
@@ -101,10 +96,9 @@ impl Zombie {
     }
 
     /// Asks it, so long that the answer may come after it went on. Whether it takes the session for
-    /// good. One that does not answer does not.
+    /// good. One that does not answer does not, and a Main judges no session.
     async fn accepts(&self) -> bool {
         let (at, token) = (self.instance.endpoint, &self.token);
-        let patience = ASKED + Duration::from_secs(15);
         let catalog = |stub: CatalogClient, context| {
             let (token, film) = (token.clone(), self.film);
             async move { stub.tile(context, token, film).await }
@@ -115,7 +109,7 @@ impl Zombie {
         };
         match self.instance.kind {
             Kind::Catalog => {
-                let asked = self.caller.call_at(at, patience, catalog);
+                let asked = self.caller.call_at(at, ZOMBIE, catalog);
                 asked.await.is_ok_and(|answer| answer.is_ok())
             }
             Kind::Auth => {
@@ -127,8 +121,8 @@ impl Zombie {
                     async move { stub.refresh_authorization(context, proof).await }
                 };
                 let (named, renewed) = tokio::join!(
-                    self.caller.call_at(at, patience, whois),
-                    self.caller.call_at(at, patience, renew)
+                    self.caller.call_at(at, ZOMBIE, whois),
+                    self.caller.call_at(at, ZOMBIE, renew)
                 );
                 named.is_ok_and(|answer| answer.is_ok())
                     || renewed.is_ok_and(|answer| answer.is_ok())
@@ -138,15 +132,10 @@ impl Zombie {
                     let (token, film) = (token.clone(), self.film);
                     async move { stub.get_stream(context, token, film, false).await }
                 };
-                let asked = self.caller.call_at(at, patience, stream);
+                let asked = self.caller.call_at(at, ZOMBIE, stream);
                 asked.await.is_ok_and(|answer| answer.is_ok())
             }
-            // It judges no token: that it answers again is all.
-            Kind::Main => {
-                let directory =
-                    |stub: MainClient, context| async move { stub.directory(context, None).await };
-                self.caller.call_at(at, ASKED, directory).await.is_ok()
-            }
+            Kind::Main => false,
         }
     }
 
@@ -164,18 +153,10 @@ impl Zombie {
     /// after it went on. How often it took the session for good although it should not.
     async fn stale(&self, round: &Round<'_>, time: Duration) -> anyhow::Result<usize> {
         let begun = Instant::now();
-        if self.instance.kind == Kind::Main {
-            tokio::time::sleep(time).await;
-            return Ok(0);
-        }
         tokio::time::sleep(Duration::from_millis(50)).await;
         round.world.admin.revoke(&self.user).await?;
         let revoked = Instant::now();
-        let excused = if time > SPREAD {
-            Duration::ZERO
-        } else {
-            SPREAD
-        };
+        let excused = if time > SHORT { Duration::ZERO } else { SHORT };
         let ask = async |pause: Duration| {
             tokio::time::sleep(pause).await;
             let good = self.accepts().await;
