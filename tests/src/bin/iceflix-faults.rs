@@ -93,7 +93,7 @@ fn list() {
     };
     for fault in faults::all(&options) {
         let mark = if fault.quick { "*" } else { " " };
-        println!("{mark} {:18} {}", fault.name, fault.about);
+        println!("{mark} {:20} {}", fault.name, fault.about);
     }
     println!("(* also in `make test`)");
 }

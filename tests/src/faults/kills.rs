@@ -9,7 +9,7 @@ use iceflix_core::api::Kind;
 use nix::sys::signal::Signal::{SIGCONT, SIGKILL, SIGSTOP};
 use std::time::Duration;
 
-/// How long it may take until a killed process is missed; it is started again after 0.2 s or more.
+/// How long it is waited until a killed process is missed.
 const NOTICED: Duration = Duration::from_secs(3);
 
 /// How long two are left, and then one.
@@ -30,8 +30,7 @@ pub async fn service(round: &mut Round<'_>, kind: Kind) -> anyhow::Result<()> {
     signal(victim.pid, SIGKILL)?;
     let elsewhere = if kind == Kind::Main { &[ONE][..] } else { &[] };
     round.made(&[victim], elsewhere);
-    let noticed = round.noticed(NOTICED).await;
-    round.check(noticed, || "its death was not noticed".into());
+    round.noticed(NOTICED).await;
     round.over();
     Ok(())
 }
@@ -71,8 +70,7 @@ pub async fn machine(round: &mut Round<'_>) -> anyhow::Result<()> {
         signal(victim.pid, SIGKILL)?;
     }
     round.made(&victims, &[WHOLE]);
-    let noticed = round.noticed(NOTICED).await;
-    round.check(noticed, || "its death was not noticed".into());
+    round.noticed(NOTICED).await;
     tokio::time::sleep(DEAD).await;
     round.over();
     round.world.start_machine(WHOLE, &[])

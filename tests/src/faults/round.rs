@@ -267,6 +267,16 @@ pub async fn perform(world: &World, fault: &Fault, number: usize) -> anyhow::Res
     round.check(missed.is_empty(), || {
         format!("missed without a reason: {missed:?}")
     });
+    let detected = round.detection();
+    if let Some(most) = fault.noticed {
+        round.check(
+            detected.is_some_and(|time| time <= most),
+            || match detected {
+                Some(time) => format!("it was missed only after {time:.2?}"),
+                None => "it was not missed".to_owned(),
+            },
+        );
+    }
     let stalled = |hit: bool| {
         let films = counted.films.values().filter(|film| film.hit == hit);
         films.map(|film| film.stalled).max()
@@ -280,7 +290,7 @@ pub async fn perform(world: &World, fault: &Fault, number: usize) -> anyhow::Res
         lost,
         whole,
         equal,
-        detected: round.detection(),
+        detected,
         longest: counted.longest(),
         stalled: stalled(false),
         stalled_hit: stalled(true),
