@@ -186,7 +186,10 @@ impl Part {
             };
             if self.tally.command("login", login).await.is_some() {
                 let logout = async { people.client(&home).await?.logout().await };
-                self.tally.command("logout", logout).await;
+                let ended = self.tally.command("logout", logout).await;
+                if let Some(session) = ended.flatten() {
+                    self.tally.counted().ends(session);
+                }
             }
         }
     }

@@ -2,14 +2,17 @@
 
 use super::round::{ASKED, Round};
 use anyhow::Context as _;
-use client_cli::{client::Client, error::Error};
-use iceflix_core::api::{
-    Kind, MediaId, PageRequest,
-    auth::AuthenticatorClient,
-    catalog::{CatalogClient, Tile},
+use client_cli::{client::Client, error::Error, session::Session};
+use iceflix_core::{
+    api::{
+        Kind, MediaId, PageRequest,
+        auth::{AuthError, AuthenticatorClient, SessionProof},
+        catalog::{CatalogClient, Tile},
+    },
+    trust::{self, Purpose, SessionKey},
 };
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, VecDeque},
     net::SocketAddr,
     time::{Duration, Instant},
 };
@@ -68,6 +71,48 @@ pub async fn lost(round: &mut Round<'_>, written: &[Tag], users: &[String]) -> u
         lost.extend(missing);
     }
     lost.len()
+}
+
+/// How many of these sessions, which had ended, some authenticator takes for good.
+pub async fn revived(round: &mut Round<'_>, ended: &VecDeque<Session>) -> usize {
+    let mut revived = BTreeSet::new();
+    let instances = round.world.instances.clone();
+    let authenticators = instances.iter();
+    for ((_, name), at) in authenticators.filter(|((kind, _), _)| *kind == Kind::Auth) {
+        for session in ended {
+            let Some(proof) = renewal(session) else {
+                round.fail(format!("no key is kept of session {}", session.id));
+                continue;
+            };
+            let renew = |stub: AuthenticatorClient, context| {
+                let proof = proof.clone();
+                async move { stub.refresh_authorization(context, proof).await }
+            };
+            let caller = round.world.admin.caller();
+            match caller.call_at(*at, ASKED, renew).await {
+                Ok(Err(AuthError::SessionEnded)) => {}
+                Ok(Ok(_)) => {
+                    revived.insert(session.id.to_string());
+                }
+                Ok(Err(error)) => round.fail(format!("{name} says of an ended session: {error}")),
+                Err(error) => {
+                    round.fail(format!("{name} does not judge sessions: {error}"));
+                    break;
+                }
+            }
+        }
+    }
+    round.check(revived.is_empty(), || {
+        let times = revived.len();
+        format!("{times} sessions go on after their logout was acknowledged")
+    });
+    revived.len()
+}
+
+/// What proves a session that asks for a fresh token.
+pub fn renewal(session: &Session) -> Option<SessionProof> {
+    let key = SessionKey::from_bytes(&hex::decode(&session.key).ok()?)?;
+    key.prove(session.id, &session.cluster, Purpose::Renew, trust::now())
 }
 
 async fn tags_at(

@@ -16,7 +16,7 @@ pub struct Line {
     pub hidden: usize,
     /// How many writes were acknowledged.
     pub acknowledged: usize,
-    /// How many of those some instance lacks afterwards.
+    /// How many of those some instance does not know of afterwards.
     pub lost: usize,
     /// How long the cluster took to be whole once the fault was over; `None`: it did not become so.
     #[serde(serialize_with = "seconds")]

@@ -2,8 +2,9 @@
 
 use super::{
     Fault,
+    leaks::{Calm, nothing_left},
     load::{Load, Wanted, password},
-    oracles::{equal_rows, lost},
+    oracles::{equal_rows, lost, revived},
     report::Line,
     tally::Film,
     watch::Life,
@@ -206,6 +207,10 @@ pub async fn perform(world: &World, fault: &Fault, number: usize) -> anyhow::Res
     super::prepare(fault.what, world).await?;
     world.whole(HEALING).await?;
     world.all_provided(HEALING).await?;
+    let calm = match super::storm_of(fault) {
+        Some(_) => Some(Calm::before(world).await?),
+        None => None,
+    };
     let user = format!("p{number}");
     world
         .admin
@@ -248,7 +253,13 @@ pub async fn perform(world: &World, fault: &Fault, number: usize) -> anyhow::Res
     let tally = load.stop()?;
     let counted = tally.counted().clone();
     let equal = equal_rows(&mut round).await;
-    let lost = lost(&mut round, &counted.tags, &counted.users).await;
+    let mut lost = lost(&mut round, &counted.tags, &counted.users).await;
+    lost += revived(&mut round, &counted.ended).await;
+    if let Some(calm) = &calm
+        && let Err(error) = nothing_left(&mut round, calm).await
+    {
+        round.fail(format!("it cannot be told what is left: {error:#}"));
+    }
     let after = |at: Duration| at.as_secs_f64() - (begun - tally.begun()).as_secs_f64();
     for (at, command, error) in counted.errors.iter().take(3) {
         round.fail(format!("{command} at {:.1} s: {error}", after(*at)));
@@ -286,7 +297,7 @@ pub async fn perform(world: &World, fault: &Fault, number: usize) -> anyhow::Res
         commands: counted.count(),
         errors: counted.errors.len(),
         hidden: counted.hidden.len(),
-        acknowledged: counted.tags.len() + counted.users.len(),
+        acknowledged: counted.tags.len() + counted.users.len() + counted.ended.len(),
         lost,
         whole,
         equal,

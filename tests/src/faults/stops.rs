@@ -1,16 +1,15 @@
 //! Processes that stand still, and go on.
 
-use super::{processes::signal, round::Round};
+use super::{oracles::renewal, processes::signal, round::Round};
 use client_cli::session::Session;
 use iceflix_core::{
     api::{
         Instance, Kind, MediaId,
-        auth::{AuthenticatorClient, SessionProof, Token},
+        auth::{AuthenticatorClient, Token},
         catalog::CatalogClient,
         streaming::StreamingClient,
     },
     rpc::Caller,
-    trust::{self, Purpose, SessionKey},
 };
 use nix::sys::signal::Signal::{SIGCONT, SIGSTOP};
 use std::time::{Duration, Instant};
@@ -112,7 +111,7 @@ impl Zombie {
                 asked.await.is_ok_and(|answer| answer.is_ok())
             }
             Kind::Auth => {
-                let Some(proof) = self.proof() else {
+                let Some(proof) = renewal(&self.session) else {
                     return false;
                 };
                 let renew = |stub: AuthenticatorClient, context| {
@@ -136,16 +135,6 @@ impl Zombie {
             }
             Kind::Main => false,
         }
-    }
-
-    fn proof(&self) -> Option<SessionProof> {
-        let key = SessionKey::from_bytes(&hex::decode(&self.session.key).ok()?)?;
-        key.prove(
-            self.session.id,
-            &self.session.cluster,
-            Purpose::Renew,
-            trust::now(),
-        )
     }
 
     /// Ends the session elsewhere, and asks the one that stands still from then on until a while

@@ -1,7 +1,8 @@
 //! What became of the commands of a load.
 
+use client_cli::session::Session;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     future::Future,
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -27,9 +28,14 @@ pub struct Counted {
     pub tags: Vec<(String, String)>,
     /// Users that are written, as the authenticator acknowledged.
     pub users: Vec<String>,
+    /// The last sessions that have ended, as an authenticator acknowledged.
+    pub ended: VecDeque<Session>,
     /// How each film plays.
     pub films: BTreeMap<&'static str, Film>,
 }
+
+/// How many sessions that have ended are kept.
+const ENDED: usize = 20;
 
 /// How far a film may go back when it goes on at another node: 1.5 s it does on purpose, so that
 /// nothing is skipped; it was asked where it was up to 0.5 s before; and the rest is for a busy
@@ -137,6 +143,14 @@ impl Tally {
 }
 
 impl Counted {
+    /// A session has ended.
+    pub fn ends(&mut self, session: Session) {
+        if self.ended.len() == ENDED {
+            self.ended.pop_front();
+        }
+        self.ended.push_back(session);
+    }
+
     /// How many commands were carried out.
     pub fn count(&self) -> usize {
         self.commands.values().map(|(count, _)| count).sum()

@@ -140,6 +140,11 @@ impl World {
         &self.machines[number as usize - 1]
     }
 
+    /// All machines with services.
+    pub fn machines(&self) -> &[Machine] {
+        &self.machines
+    }
+
     /// The administrator's password.
     pub fn password(&self) -> &str {
         &self.password
