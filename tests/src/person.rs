@@ -13,7 +13,7 @@ use std::{
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
-use tempfile::TempDir;
+use tempfile::{NamedTempFile, TempDir};
 
 /// Somebody at a terminal: a home directory, and the Mains they know.
 pub struct Home {
@@ -123,14 +123,23 @@ pub fn told(child: Child) -> Told {
 pub struct Staying {
     child: Child,
     out: BufReader<std::process::ChildStdout>,
+    /// What it says to people: a file, since nobody may read it.
+    said: NamedTempFile,
 }
 
 impl Staying {
     /// Starts it.
     pub fn start(mut command: Command) -> Self {
-        let mut child = command.stderr(Stdio::null()).spawn().unwrap();
+        let said = NamedTempFile::new().unwrap();
+        let file = said.reopen().unwrap();
+        let mut child = command.stderr(file).spawn().unwrap();
         let out = BufReader::new(child.stdout.take().unwrap());
-        Self { child, out }
+        Self { child, out, said }
+    }
+
+    /// What it has said to people so far.
+    pub fn said(&self) -> String {
+        std::fs::read_to_string(self.said.path()).unwrap()
     }
 
     /// Its next line.

@@ -23,9 +23,11 @@ use iceflix_tests::{
 use nix::sys::signal::Signal;
 use std::{
     fs,
+    io::Read as _,
     os::unix::fs::PermissionsExt,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Child,
+    sync::{Arc, Mutex, Weak},
     time::{Duration, Instant},
 };
 
@@ -99,16 +101,36 @@ impl Scene {
     }
 }
 
+/// What a player showed from one start on.
+#[derive(Debug, Clone)]
+struct Run {
+    url: String,
+    pictures: Vec<Picture>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Picture {
+    /// Where in the film it is, in seconds.
+    place: f64,
+    when: Instant,
+}
+
 /// mpv without a screen, which writes down what it plays.
 struct Screen {
     dir: tempfile::TempDir,
+    /// Each time that it was started.
+    shown: Arc<Mutex<Vec<Run>>>,
 }
 
 impl Screen {
     fn new() -> Self {
         let screen = Self {
             dir: tempfile::tempdir().unwrap(),
+            shown: Arc::default(),
         };
+        let (written, shown) = (screen.written(), Arc::downgrade(&screen.shown));
+        // A thread of its own: whatever the test does, each picture has the time at which it came.
+        std::thread::spawn(move || look_at(&written, &shown));
         let script = format!(
             "local file = io.open('{}', 'a')
              file:setvbuf('line')
@@ -140,34 +162,23 @@ impl Screen {
         self.dir.path().join("written")
     }
 
-    /// Each time that it was started: the URL, and the places in the film it showed, in seconds.
-    fn shown(&self) -> Vec<(String, Vec<f64>)> {
-        let written = fs::read_to_string(self.written()).unwrap_or_default();
-        let mut shown: Vec<(String, Vec<f64>)> = Vec::new();
-        // The last line may not be whole yet.
-        let whole = written.rfind('\n').map_or("", |end| &written[..end]);
-        for line in whole.lines() {
-            match (line.strip_prefix("begin "), shown.last_mut()) {
-                (Some(url), _) => shown.push((url.to_owned(), Vec::new())),
-                (None, Some((_, places))) => places.push(line.parse().unwrap()),
-                (None, None) => panic!("{written}"),
-            }
-        }
-        shown
+    /// What it has shown so far, each time that it was started.
+    fn shown(&self) -> Vec<Run> {
+        self.shown.lock().unwrap().clone()
     }
 
     /// Waits until it plays for the so-manieth time, and has shown this much.
-    async fn until_it_shows(&self, time: usize, seconds: f64) -> (String, Vec<f64>) {
-        let mut shown = None;
+    async fn until_it_shows(&self, time: usize, seconds: f64) -> Run {
+        let mut run = None;
         wait_for("the film plays", async || {
-            shown = self.shown().into_iter().nth(time - 1);
-            shown.as_ref().is_some_and(|(_, places)| {
-                let ends = places.first().zip(places.last());
-                ends.is_some_and(|(first, last)| last - first >= seconds)
+            run = self.shown().into_iter().nth(time - 1);
+            run.as_ref().is_some_and(|run| {
+                let ends = run.pictures.first().zip(run.pictures.last());
+                ends.is_some_and(|(first, last)| last.place - first.place >= seconds)
             })
         })
         .await;
-        shown.unwrap()
+        run.unwrap()
     }
 
     fn plays(&self, home: &Home, id: MediaId) -> Child {
@@ -182,6 +193,37 @@ impl Screen {
     }
 }
 
+/// Reads what players write, as they write it, until nobody wants to know.
+fn look_at(written: &Path, shown: &Weak<Mutex<Vec<Run>>>) {
+    let (mut file, mut text) = (None, String::new());
+    while let Some(shown) = shown.upgrade() {
+        file = file.or_else(|| fs::File::open(written).ok());
+        if let Some(file) = &mut file {
+            file.read_to_string(&mut text).unwrap();
+        }
+        let when = Instant::now();
+        // The last line may not be whole yet.
+        let rest = text.split_off(text.rfind('\n').map_or(0, |end| end + 1));
+        let mut shown = shown.lock().unwrap();
+        for line in text.lines() {
+            match (line.strip_prefix("begin "), shown.last_mut()) {
+                (Some(url), _) => shown.push(Run {
+                    url: url.to_owned(),
+                    pictures: Vec::new(),
+                }),
+                (None, Some(run)) => run.pictures.push(Picture {
+                    place: line.parse().unwrap(),
+                    when,
+                }),
+                (None, None) => panic!("{line}"),
+            }
+        }
+        drop(shown);
+        text = rest;
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
 fn interrupt(child: &Child) {
     let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
     nix::sys::signal::kill(pid, Signal::SIGINT).unwrap();
@@ -193,20 +235,27 @@ async fn goes_on(fault: impl Fn(&mut Scene, usize), mend: impl Fn(&mut Scene, us
     let mut scene = Scene::new(60, "5s").await;
     let (home, screen) = (scene.home(), Screen::new());
     let playing = screen.plays(&home, scene.id);
-    let mut gaps = Vec::new();
+    let (mut stood_still, mut took) = (Vec::new(), Vec::new());
     for time in 1..=2 {
-        let (url, _) = screen.until_it_shows(time, 2.5).await;
+        let url = screen.until_it_shows(time, 2.5).await.url;
         let node = scene.node_of(&url);
+        let begun = Instant::now();
         fault(&mut scene, node);
-        let when = Instant::now();
-        let (_, places) = screen.shown().pop().unwrap();
-        let before = *places.last().unwrap();
-        let (url, places) = screen.until_it_shows(time + 1, 0.0).await;
-        gaps.push(when.elapsed());
-        assert_ne!(scene.node_of(&url), node);
+        let before = screen.shown()[time - 1].pictures.last().unwrap().place;
+        let next = screen.until_it_shows(time + 1, 0.0).await;
+        assert_ne!(scene.node_of(&next.url), node);
+        // The one before has ended; what it had received it may have shown after the fault.
+        let last = *screen.shown()[time - 1].pictures.last().unwrap();
+        let first = next.pictures[0];
+        stood_still.push(first.when - last.when);
+        took.push(first.when - begun);
         // It shows a little again, and skips nothing.
-        let after = places[0];
-        println!("{before} s, then {after} s, after {:?}", gaps[time - 1]);
+        let after = first.place;
+        println!(
+            "{before} s, then {after} s; no picture for {:?}, {:?} after the fault",
+            stood_still[time - 1],
+            took[time - 1]
+        );
         assert!(
             (before - 2.5..before + 0.2).contains(&after),
             "{before} {after}"
@@ -219,8 +268,11 @@ async fn goes_on(fault: impl Fn(&mut Scene, usize), mend: impl Fn(&mut Scene, us
     assert_eq!(ended.code, 0, "{ended:?}");
     let said = ended.stderr.matches(why).count();
     assert_eq!(said, 2, "{ended:?}");
-    let best = gaps.iter().min().unwrap();
-    assert!(*best < Duration::from_secs(3), "{gaps:?}");
+    // From the last picture there to the first here.
+    let most = Duration::from_secs(3);
+    assert!(stood_still.iter().all(|gap| *gap < most), "{stood_still:?}");
+    let best = took.iter().min().unwrap();
+    assert!(*best < most, "{took:?}");
     scene.stop().await;
 }
 
@@ -267,7 +319,13 @@ async fn a_url_is_printed_anew_when_its_node_dies() {
     let node = scene.node_of(&first);
     scene.nodes[node].2.signal(Signal::SIGKILL);
     let second = url.line().trim().to_owned();
-    assert_ne!(scene.node_of(&second), node);
+    let other = scene.node_of(&second);
+    assert_ne!(other, node);
+    // It is said before the URL is printed, and to people: standard output has URLs only.
+    let name = &scene.nodes[other].0;
+    let why = format!("its node went away; it goes on at {name}, there:");
+    let said = url.said();
+    assert_eq!(said.matches(&why).count(), 1, "{said}");
     let probed = ffmpeg::probe(&second, Transport::Tcp).await.unwrap();
     assert!((probed.duration_s - 20.0).abs() < 0.5, "{probed:?}");
     assert_eq!(url.interrupt(), 0);
