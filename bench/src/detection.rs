@@ -52,7 +52,9 @@ const APART: [u64; 5] = [31, 97, 173, 211, 257];
 pub async fn run(options: &Options) -> anyhow::Result<Vec<Figure>> {
     let mut scene = Scene::start().await?;
     let (kills, hangs) = if options.quick { (5, 2) } else { (120, 40) };
-    let mut figures = scene.kills(kills).await.context("killing")?;
+    let calm = Duration::from_secs(if options.quick { 2 } else { 30 });
+    let mut figures = scene.calm(calm).await.context("leaving alone")?;
+    figures.extend(scene.kills(kills).await.context("killing")?);
     figures.extend(scene.hangs(hangs).await.context("stopping")?);
     let busy = Duration::from_secs(if options.quick { 5 } else { 60 });
     figures.extend(scene.busy(busy).await.context("keeping busy")?);
@@ -188,6 +190,17 @@ impl Scene {
         let child = self.spawn(Kind::Catalog, 2)?;
         let (first, last) = self.until(self.has_victim()).await?;
         Ok((child, ms(last - first)))
+    }
+
+    /// Nothing happens: what calls take then is what they are to be compared with.
+    async fn calm(&mut self, time: Duration) -> anyhow::Result<Vec<Figure>> {
+        let (mut child, _) = self.victim().await?;
+        let calls = Calls::start(self.clusters[0].caller().clone());
+        tokio::time::sleep(time).await;
+        let figures = calls.end("calm").await?;
+        child.kill().await?;
+        self.until(|view| !self.has_victim()(view)).await?;
+        Ok(figures)
     }
 
     /// Kills it again and again.
