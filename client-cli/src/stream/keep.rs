@@ -8,7 +8,7 @@ use iceflix_core::api::main::DirectoryView;
 use iceflix_core::api::streaming::{EndReason, StreamError, StreamEvent};
 use iceflix_core::rpc::CallError;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
@@ -32,6 +32,10 @@ const SILENCE: Duration = Duration::from_millis(1500);
 /// How long it may take to answer once nobody lists it any more.
 const SHORT: Duration = Duration::from_millis(300);
 
+/// How long a player may take to be where it was when it begins at another node: it opens the film
+/// at its beginning, and then goes to a place that is a little before.
+const RETURNING: Duration = Duration::from_secs(4);
+
 /// How a stream is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Pulse {
@@ -45,19 +49,39 @@ pub(super) enum Pulse {
 
 /// Where in the film a player is, as far as was heard.
 #[derive(Debug, Default)]
-pub(super) struct Position(Mutex<Option<Duration>>);
+pub(super) struct Position(Mutex<Place>);
+
+#[derive(Debug, Default)]
+struct Place {
+    /// The last that was heard of.
+    at: Option<Duration>,
+    /// Until when a player may be on its way back there.
+    returning: Option<Instant>,
+}
 
 impl Position {
+    fn place(&self) -> MutexGuard<'_, Place> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The last place that was heard of.
     pub fn get(&self) -> Option<Duration> {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.place().at
     }
 
     /// A player is there. That there is none just now changes nothing.
     pub fn set(&self, at: Option<Duration>) {
-        if at.is_some() {
-            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = at;
+        let mut place = self.place();
+        let returning = place.returning.is_some_and(|until| Instant::now() < until);
+        if at.is_some() && (!returning || at > place.at) {
+            place.at = at;
         }
+    }
+
+    /// A player begins at another node. Until it is where it was, what is heard of it is no place to
+    /// begin at should that node go away as well.
+    pub fn moves(&self) {
+        self.place().returning = Some(Instant::now() + RETURNING);
     }
 }
 
@@ -237,4 +261,28 @@ impl Client {
 /// When to renew what is good for so long: with a margin that leaves time for another try.
 fn renewal(left: Duration) -> Instant {
     Instant::now() + left.min(TOKEN_LIFE).saturating_sub(TOKEN_MARGIN).max(PAUSE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_player_that_is_on_its_way_back_is_not_taken_to_be_there() {
+        let position = Position::default();
+        let (second, heard) = (Duration::from_secs, |at| {
+            position.set(Some(at));
+            position.get()
+        });
+        position.set(None);
+        assert_eq!(position.get(), None);
+        assert_eq!(heard(second(60)), Some(second(60)));
+        position.moves();
+        assert_eq!(heard(second(0)), Some(second(60)));
+        assert_eq!(heard(second(59)), Some(second(60)));
+        assert_eq!(heard(second(61)), Some(second(61)));
+        tokio::time::sleep(RETURNING).await;
+        // Somebody went back.
+        assert_eq!(heard(second(5)), Some(second(5)));
+    }
 }

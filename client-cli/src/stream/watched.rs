@@ -134,6 +134,7 @@ impl Watched {
                             self.position.set(at);
                         }
                         self.before = Some(std::mem::replace(&mut self.live, live));
+                        self.position.moves();
                         self.leaving = false;
                         return Ok(Kept::Moved(end));
                     }
@@ -145,6 +146,7 @@ impl Watched {
                 StreamEnd::Lost | StreamEnd::Ended(_) => {
                     if let Some(live) = self.anywhere(&end).await? {
                         self.live = live;
+                        self.position.moves();
                         self.leaving = false;
                         return Ok(Kept::Moved(end));
                     }
