@@ -204,7 +204,7 @@ impl Round<'_> {
 /// # Errors
 /// When the round could not be carried out; what a fault did is in the line.
 pub async fn perform(world: &World, fault: &Fault, number: usize) -> anyhow::Result<Line> {
-    super::prepare(fault.what, world).await?;
+    let prepared = super::prepare(fault.what, world).await;
     world.whole(HEALING).await?;
     world.all_provided(HEALING).await?;
     let calm = match super::storm_of(fault) {
@@ -235,12 +235,23 @@ pub async fn perform(world: &World, fault: &Fault, number: usize) -> anyhow::Res
         notes: Vec::new(),
     };
     let begun = Instant::now();
-    if let Err(error) = super::make(fault.what, &mut round).await {
+    let made = match prepared {
+        Ok(()) => super::make(fault.what, &mut round).await,
+        failed => failed,
+    };
+    if let Err(error) = made {
         round.fail(format!("the fault could not be made: {error:#}"));
     }
     let healed = round.healed.unwrap_or(begun);
-    let whole = match world.whole(HEALING).await {
-        Ok(()) => Some(round.whole.unwrap_or_else(|| healed.elapsed())),
+    let whole = world.whole(HEALING).await;
+    let took = round.whole.unwrap_or_else(|| healed.elapsed());
+    // The films of a node that was started again take a little longer.
+    let whole = match whole {
+        Ok(()) => world.all_provided(HEALING).await,
+        wanting => wanting,
+    };
+    let whole = match whole {
+        Ok(()) => Some(took),
         Err(error) => {
             round.fail(format!(
                 "not whole after {} s: {error:#}",
