@@ -297,6 +297,13 @@ mod imp {
     impl ObjectImpl for FilmMedia {}
 
     impl RTSPMediaImpl for FilmMedia {
+        /// Sender reports (RFC 3550, 6.4.1) are dated by a clock that nobody sets. By the wall clock,
+        /// as is usual, players jump in the film by what it is set by; they only compare these times.
+        fn setup_rtpbin(&self, rtpbin: &gst::Element) -> Result<(), gst::LoggableError> {
+            rtpbin.set_property_from_str("ntp-time-source", "clock-time");
+            Ok(())
+        }
+
         fn handle_message(&self, message: &gst::MessageRef) -> bool {
             match message.structure().map(|said| said.name().as_str()) {
                 Some(MARK) => {
