@@ -109,6 +109,17 @@ impl Gate {
         let _ = tokio::time::timeout(LONGEST, settled).await;
     }
 
+    /// Waits until nobody has arrived for a while, a second at most: whoever starts does not know yet
+    /// whose films to miss.
+    pub async fn gathered(&self) {
+        let gathered = async {
+            while let Some(until) = self.gathering(Instant::now()) {
+                tokio::time::sleep_until(until).await;
+            }
+        };
+        let _ = tokio::time::timeout(LONGEST, gathered).await;
+    }
+
     fn held_until(&self) -> Option<Instant> {
         // Without looking at the nodes, mostly: nobody has arrived.
         let until = self.gathering(Instant::now())?;
@@ -210,6 +221,32 @@ mod tests {
         gate.look();
         held.await.unwrap();
         assert_eq!(began.elapsed(), ms(300));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_starts_waits_until_nobody_arrives_any_more_a_second_at_most() {
+        for (arriving, waits) in [(0, 350), (3, 650), (50, 1000)] {
+            let (arrived, arrivals) = watch::channel(0);
+            let gate = Gate::new(arrivals, || false);
+            let began = Instant::now();
+            let coming = async {
+                for n in 1..=arriving {
+                    tokio::time::sleep(ms(100)).await;
+                    arrived.send_replace(n);
+                    gate.look();
+                }
+                std::future::pending::<()>().await;
+            };
+            tokio::select! {
+                () = gate.gathered() => {}
+                () = coming => {}
+            }
+            let (took, waits) = (began.elapsed(), ms(waits));
+            assert!(
+                took >= waits && took < waits + ms(10),
+                "{arriving}: {took:?}"
+            );
+        }
     }
 
     #[tokio::test(start_paused = true)]

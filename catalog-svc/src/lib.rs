@@ -101,8 +101,8 @@ impl Server for CatalogServer {
             stop(),
         ));
         tasks.close();
-        // Those whose films were heard of are seen to be alive within milliseconds, too.
-        gate.settled().await;
+        // Links to others come up one by one, and what they have is heard over them.
+        gate.gathered().await;
 
         let service = CatalogService {
             store: store.clone(),
