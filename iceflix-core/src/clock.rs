@@ -32,6 +32,10 @@ const EVERY: Duration = Duration::from_secs(5);
 /// yet is heard then.
 const SOON: Duration = Duration::from_millis(200);
 
+/// How often they are asked again at a start until two other machines have answered: links come up
+/// within half a second.
+const STARTING: u32 = 5;
+
 /// How often it is looked whether this clock was set, and whether another machine has come.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -127,7 +131,16 @@ impl Watch {
             pause: SOON,
             said: None,
         };
-        watch.ask().await;
+        let mut answered = watch.ask().await;
+        // On loopback there is no other machine. Elsewhere a node that has just joined the bus may
+        // not be connected to the others yet, and two of them can tell who is wrong.
+        for _ in 0..STARTING {
+            if here.is_loopback() || answered >= 2 {
+                break;
+            }
+            tokio::time::sleep(SOON).await;
+            answered = watch.ask().await;
+        }
         watch
     }
 
@@ -177,8 +190,8 @@ impl Watch {
         grown
     }
 
-    /// Asks everybody what time it is, and judges by what they say.
-    async fn ask(&mut self) {
+    /// Asks everybody what time it is, and judges by what they say. How many other machines did.
+    async fn ask(&mut self) -> usize {
         self.since = Since::now();
         let mut readings = ask(&self.bus, &self.topics).await;
         if ahead(self.here, &readings).abs() > FAR {
@@ -196,6 +209,9 @@ impl Watch {
             }
             self.said = complaint;
         }
+        let machines = readings.iter().map(|(machine, _)| *machine);
+        let others: BTreeSet<IpAddr> = machines.filter(|it| *it != self.here).collect();
+        others.len()
     }
 
     fn judge(&mut self, judgement: Judgement) {

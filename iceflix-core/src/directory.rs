@@ -43,7 +43,8 @@ impl Directory {
             self.arrivals += 1;
         }
         let known = self.known.entry(key).or_default();
-        (known.life, known.told, known.doubted) = (self.lives, false, false);
+        // One that is doubted stays so until it answers: this may be its namesake, elsewhere.
+        (known.life, known.told) = (self.lives, false);
         known.life
     }
 

@@ -121,7 +121,7 @@ struct Inner {
 struct Hearing {
     hearer: Arc<Hearer>,
     _answering: Answering,
-    _tasks: [AbortOnDropHandle<()>; 3],
+    _tasks: [AbortOnDropHandle<()>; 4],
 }
 
 impl Replica {
@@ -203,12 +203,13 @@ impl Replica {
             }
         });
         let comparing = tokio::spawn(compare(Arc::downgrade(&inner), hearer.alive()));
-        let [task, comparing] = [task, comparing].map(AbortOnDropHandle::new);
+        let trying = tokio::spawn(try_again(Arc::downgrade(&inner)));
+        let [task, comparing, trying] = [task, comparing, trying].map(AbortOnDropHandle::new);
         let watching = inner.disk.follow(hearer.alive());
         *lock(&inner.hearing) = Some(Hearing {
             hearer: Arc::new(hearer),
             _answering: answering,
-            _tasks: [task, comparing, watching],
+            _tasks: [task, comparing, trying, watching],
         });
         Ok((Self { inner }, changes))
     }
@@ -521,18 +522,28 @@ impl Inner {
     }
 }
 
+/// Tries again and again what the disk refused: there may be room again.
+async fn try_again(inner: Weak<Inner>) {
+    loop {
+        pause().await;
+        match inner.upgrade() {
+            Some(inner) => inner.disk.try_again().await,
+            None => return,
+        }
+    }
+}
+
+/// Waits for about [`COMPARE`]: not all at the same moment.
+async fn pause() {
+    let jitter = rand::rng().random_range(0..=COMPARE.as_millis() / 2);
+    tokio::time::sleep(COMPARE + Duration::from_millis(u64::try_from(jitter).unwrap_or(0))).await;
+}
+
 /// Compares these rows with another instance's again and again, and takes what is missing here: what
 /// was lost on the way, and what somebody wrote who is gone.
 async fn compare(inner: Weak<Inner>, alive: watch::Receiver<BTreeSet<InstanceId>>) {
     loop {
-        // Not all at the same moment.
-        let jitter = rand::rng().random_range(0..=COMPARE.as_millis() / 2);
-        tokio::time::sleep(COMPARE + Duration::from_millis(u64::try_from(jitter).unwrap_or(0)))
-            .await;
-        // A disk that was full may have room again.
-        if let Some(inner) = inner.upgrade() {
-            inner.disk.try_again().await;
-        }
+        pause().await;
         let peer = {
             let alive = alive.borrow();
             alive.iter().choose(&mut rand::rng()).cloned()

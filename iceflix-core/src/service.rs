@@ -121,6 +121,9 @@ pub enum StartError {
 /// one does that sees no authenticator.
 pub const CATCH_UP: Duration = Duration::from_secs(10);
 
+/// How long it takes until everybody has heard that an instance is leaving.
+const SAID: Duration = Duration::from_millis(100);
+
 /// Hears something anew.
 type CatchUp = Box<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>;
 
@@ -579,6 +582,8 @@ impl Running {
     pub async fn drain(self) -> Bus {
         // Nobody sends anything new from here on …
         self.announcement.drain().await;
+        // … which is heard before the goodbye, though they come by different ways …
+        tokio::time::sleep(SAID).await;
         self.announcement.withdraw().await;
         // … and what was asked is still answered.
         self.stop.cancel();

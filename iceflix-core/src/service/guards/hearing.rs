@@ -125,8 +125,9 @@ impl Hearing {
         let other = others().choose(&mut rand::rng());
         if seen.looks.is_multiple_of(ASK_EACH)
             && let Some(other) = other
-            && let Some(theirs) = self.ask(&other).await
         {
+            // Who does not answer says nothing of anybody.
+            let theirs = self.ask(&other).await.unwrap_or_default();
             // As it is by now: whoever came meanwhile is there.
             let view = self.membership.now();
             let ours: BTreeSet<Somebody> = view.instances.iter().map(somebody).collect();

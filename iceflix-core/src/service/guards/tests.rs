@@ -254,10 +254,11 @@ async fn a_node_that_does_not_see_whom_others_see_joins_the_bus_anew() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_whose_session_is_over_joins_the_bus_anew() {
-    let fixed = {
-        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        format!("tls/{}", free.local_addr().unwrap())
-    };
+    // Below those that the system gives to whoever asks for any (32768 and up).
+    let start = 20_000 + u16::try_from(std::process::id() % 8_000).unwrap();
+    let free = |port: &u16| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    let fixed = (start..).find(free).unwrap();
+    let fixed = format!("tls/127.0.0.1:{fixed}");
     for listen in ["tls/127.0.0.1:0", &fixed] {
         let world = World::new(listen).await;
         world.bus.break_off().await;
