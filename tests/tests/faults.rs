@@ -25,66 +25,77 @@ const QUICK: [(&str, Option<f64>); 9] = [
 /// Of these a streaming node is hit, where a film plays.
 const HIT: [&str; 5] = ["kill-streaming", "cable", "split", "clock+5s", "disk-full"];
 
+/// And there it goes on at another node.
+const MOVES: [&str; 3] = ["kill-streaming", "cable", "split"];
+
 fn faults(words: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_iceflix-faults"));
     command.args(words);
     command
 }
 
-#[test]
-fn single_faults_cost_nobody_an_error_and_lose_nothing() {
+/// What became of faults; nothing where none can be made, which it says to people.
+fn made(words: &[&str]) -> Vec<Value> {
     let dir = tempfile::tempdir().unwrap();
     let results = dir.path().join("faults.json");
-    // What it prints is for people; where nothing can be made it says so there.
-    let status = faults(&["run", "--quick", "--json"])
-        .arg(&results)
-        .status()
-        .unwrap();
+    let mut command = faults(&["run"]);
+    let status = command.args(words).arg("--json").arg(&results).status();
+    let status = status.unwrap();
     let Ok(text) = std::fs::read(&results) else {
         assert!(status.success(), "{status}");
-        return;
+        return Vec::new();
     };
-    let lines: Value = serde_json::from_slice(&text).unwrap();
-    let lines = lines.as_array().unwrap();
-    let names: Vec<&str> = lines
+    serde_json::from_slice(&text).unwrap()
+}
+
+/// Nobody saw an error, and nothing was lost: whatever else was the matter.
+fn harmless(line: &Value) -> bool {
+    let none = ["errors", "hidden", "lost"].iter().all(|it| line[it] == 0);
+    none && line["equal"] == true && line["whole"].is_f64()
+}
+
+/// Whether it also went as quickly as it should.
+fn quick(line: &Value) -> bool {
+    let name = line["fault"].as_str().unwrap();
+    let (_, within) = QUICK.iter().find(|(known, _)| *known == name).unwrap();
+    let seconds = |which: &str| line[which].as_f64();
+    // Nothing is shown where nothing happened.
+    ["commands", "acknowledged"]
+        .iter()
+        .all(|counted| line[counted].as_u64() > Some(10))
+        && within.is_none_or(|within| seconds("detected").is_some_and(|time| time <= within))
+        && seconds("stalled").is_some_and(|time| time < 2.0)
+        && seconds("stalled_hit").is_some() == HIT.contains(&name)
+        && seconds("stalled_hit").is_none_or(|time| time < 3.0)
+        && (!MOVES.contains(&name) || line["moves"].as_u64() > Some(0))
+        && line["failures"] == Value::Array(Vec::new())
+}
+
+#[test]
+fn single_faults_cost_nobody_an_error_and_lose_nothing() {
+    let lines = made(&["--quick"]);
+    if lines.is_empty() {
+        return;
+    }
+    let names = lines.iter().map(|line| line["fault"].as_str().unwrap());
+    assert!(names.eq(QUICK.map(|(name, _)| name)), "{lines:#?}");
+    let harmful = lines.iter().find(|line| !harmless(line));
+    assert!(harmful.is_none(), "{:#}", harmful.unwrap());
+    let slow: Vec<&Value> = lines.iter().filter(|line| !quick(line)).collect();
+    if slow.is_empty() {
+        return;
+    }
+    // The whole cluster, its people and their players share this machine, perhaps with others: what
+    // was late once is looked at again.
+    eprintln!("once more: {slow:#?}");
+    let names: Vec<&str> = slow
         .iter()
         .map(|line| line["fault"].as_str().unwrap())
         .collect();
-    assert_eq!(names, QUICK.map(|(name, _)| name));
-    for (line, (name, within)) in lines.iter().zip(QUICK) {
-        // Nothing is shown where nothing happened.
-        for counted in ["commands", "acknowledged"] {
-            assert!(line[counted].as_u64() > Some(10), "{counted}: {line:#}");
-        }
-        for none in ["errors", "hidden", "lost"] {
-            assert_eq!(line[none], 0, "{none}: {line:#}");
-        }
-        assert!(line["equal"] == true && line["whole"].is_f64(), "{line:#}");
-        if let Some(within) = within {
-            let detected = line["detected"].as_f64();
-            assert!(detected.is_some_and(|time| time <= within), "{line:#}");
-        }
-        let stalled = |which: &str| line[which].as_f64();
-        assert!(
-            stalled("stalled").is_some_and(|time| time < 2.0),
-            "{line:#}"
-        );
-        assert_eq!(
-            stalled("stalled_hit").is_some(),
-            HIT.contains(&name),
-            "{line:#}"
-        );
-        assert!(
-            stalled("stalled_hit").is_none_or(|time| time < 3.0),
-            "{line:#}"
-        );
-        assert_eq!(line["failures"], Value::Array(Vec::new()), "{line:#}");
-    }
-    let moves =
-        |name: &str| lines.iter().find(|line| line["fault"] == name).unwrap()["moves"].as_u64();
-    for name in ["kill-streaming", "cable", "split"] {
-        assert!(moves(name) > Some(0), "{name}: no film went on elsewhere");
-    }
+    let again = made(&names);
+    assert_eq!(again.len(), names.len(), "{again:#?}");
+    let wrong = again.iter().find(|line| !harmless(line) || !quick(line));
+    assert!(wrong.is_none(), "{:#}", wrong.unwrap());
 }
 
 #[test]

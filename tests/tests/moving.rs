@@ -257,7 +257,7 @@ async fn goes_on(fault: impl Fn(&mut Scene, usize), mend: impl Fn(&mut Scene, us
             took[time - 1]
         );
         assert!(
-            (before - 2.5..before + 0.2).contains(&after),
+            (before - 2.5..last.place.max(before) + 0.2).contains(&after),
             "{before} {after}"
         );
         mend(&mut scene, node);
@@ -268,11 +268,17 @@ async fn goes_on(fault: impl Fn(&mut Scene, usize), mend: impl Fn(&mut Scene, us
     assert_eq!(ended.code, 0, "{ended:?}");
     let said = ended.stderr.matches(why).count();
     assert_eq!(said, 2, "{ended:?}");
-    // From the last picture there to the first here.
+    // From the last picture there to the first here. `make faults` holds each gap to that; here other
+    // tests run meanwhile.
     let most = Duration::from_secs(3);
-    assert!(stood_still.iter().all(|gap| *gap < most), "{stood_still:?}");
-    let best = took.iter().min().unwrap();
-    assert!(*best < most, "{took:?}");
+    assert!(
+        stood_still.iter().all(|gap| *gap < most * 2),
+        "{stood_still:?}"
+    );
+    for times in [stood_still, took] {
+        let best = times.iter().min().unwrap();
+        assert!(*best < most, "{times:?}");
+    }
     scene.stop().await;
 }
 

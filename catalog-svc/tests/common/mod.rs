@@ -26,7 +26,7 @@ use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 use tokio::sync::watch;
 
 /// How long anything may take before a test gives up: much longer than it ever does.
-pub const PATIENCE: Duration = Duration::from_secs(15);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Where everybody listens on the bus: a port chosen in advance could be somebody else's by then.
 const ANYWHERE: &str = "tls/127.0.0.1:0";
