@@ -133,17 +133,25 @@ impl Client {
             return Ok(None);
         };
         let proof = self.prove(&session, Purpose::Logout)?;
-        let ended = self
-            .caller()
-            .call_with(Effort::Write, |auth: AuthenticatorClient, ctx| {
-                let proof = proof.clone();
-                async move { auth.logout(ctx, proof).await }
-            })
-            .await?;
-        match ended {
-            // One that has ended already is as good.
-            Ok(()) | Err(AuthError::SessionEnded) => {}
-            Err(error) => return Err(error.into()),
+        let mut pauses = pauses();
+        loop {
+            let ended = self
+                .caller()
+                .call_with(Effort::Write, |auth: AuthenticatorClient, ctx| {
+                    let proof = proof.clone();
+                    async move { auth.logout(ctx, proof).await }
+                })
+                .await?;
+            match ended {
+                Ok(()) => break,
+                // It may have ended in another way. Or that authenticator has not heard of it yet,
+                // and the session would go on: the others are asked, too.
+                Err(AuthError::SessionEnded) => match pauses.next() {
+                    Some(pause) => tokio::time::sleep(pause).await,
+                    None => break,
+                },
+                Err(error) => return Err(error.into()),
+            }
         }
         self.forget(session.id).await?;
         Ok(Some(session))

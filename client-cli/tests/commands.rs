@@ -56,6 +56,16 @@ fn a_session_is_kept_between_commands_and_can_be_ended() {
 }
 
 #[test]
+fn a_logout_ends_a_session_that_some_authenticators_have_not_heard_of() {
+    let home = Home::new();
+    let login = home.with_stdin(&["login", "admin", "--password-stdin"], PASSWORD);
+    assert_eq!(login.code, 0, "{login:?}");
+    home.cluster.state(|state| state.unheard = 2);
+    assert_eq!(home.run(&["logout"]).code, 0);
+    assert!(home.cluster.state(|state| state.sessions.is_empty()));
+}
+
+#[test]
 fn a_password_is_not_asked_for_without_a_terminal() {
     let home = Home::new();
     let told = home.run(&["login", "admin"]);

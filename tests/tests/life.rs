@@ -81,7 +81,9 @@ async fn a_service_whose_log_cannot_be_written_goes_on() {
         let mut command = bare("main", dir.path());
         command
             .arg(format!("--listen={}", at(port)))
-            .args(["--log=debug", &format!("--log-format={format}")]);
+            .arg(format!("--cluster={CLUSTER}"))
+            .args(["--bus-scouting=false", "--log=debug"])
+            .arg(format!("--log-format={format}"));
         let mut process = Process::start(command, Path::new("/dev/full"));
         wait_for("it answers", async || answers(port)).await;
         process.signal(Signal::SIGTERM);

@@ -45,6 +45,8 @@ pub struct State {
     pub users: BTreeMap<String, (PreHash, Role)>,
     pub sessions: BTreeMap<SessionId, (String, [u8; 32])>,
     pub disabled: BTreeSet<String>,
+    /// So many logouts ask an authenticator that has not heard of the session yet.
+    pub unheard: u32,
     /// Logins come too early, by so many seconds.
     pub early: Option<u32>,
     pub tokens: BTreeMap<String, SessionId>,

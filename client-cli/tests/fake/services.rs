@@ -85,6 +85,13 @@ impl Authenticator for Fake {
         Ok(self.issue(&user, session))
     }
     async fn logout(self, _: Context, proof: SessionProof) -> Result<(), AuthError> {
+        {
+            let mut state = self.state.lock().unwrap();
+            if state.unheard > 0 {
+                state.unheard -= 1;
+                return Err(AuthError::SessionEnded);
+            }
+        }
         let session = self.proven(&proof, Purpose::Logout)?;
         self.state.lock().unwrap().sessions.remove(&session);
         Ok(())
