@@ -309,15 +309,15 @@ impl Client {
                 self.caller().call_with(Effort::Write, move |auth, ctx| {
                     let asked = ask(auth, ctx, token.clone(), user.to_owned());
                     async move {
+                        let mut unheard = Unheard { lost, holds: true };
                         let answer = asked.await;
                         // A request that was not sent or not taken has done nothing.
-                        let unheard = matches!(
+                        unheard.holds = matches!(
                             answer,
                             Err(RpcError::Shutdown
                                 | RpcError::Channel(_)
                                 | RpcError::DeadlineExceeded)
                         );
-                        lost.fetch_or(unheard, Ordering::Relaxed);
                         answer
                     }
                 })
@@ -331,6 +331,18 @@ impl Client {
             true => self.forget(session.id).await,
             false => Ok(()),
         }
+    }
+}
+
+/// Says that an attempt had no answer, also when the attempt was given up while it waited for one.
+struct Unheard<'a> {
+    lost: &'a AtomicBool,
+    holds: bool,
+}
+
+impl Drop for Unheard<'_> {
+    fn drop(&mut self) {
+        self.lost.fetch_or(self.holds, Ordering::Relaxed);
     }
 }
 
