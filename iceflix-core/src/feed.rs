@@ -27,7 +27,7 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::sync::{mpsc, watch};
-use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use tokio_util::task::AbortOnDropHandle;
 
 /// How often a speaker says its number: the longest that a lost last message stays unnoticed.
 const HEARTBEAT: Duration = Duration::from_secs(2);
@@ -509,17 +509,6 @@ async fn ask(bus: Bus, key: String, speaker: InstanceId) -> (InstanceId, Option<
         .filter_map(|answer| decode(&answer.payload))
         .collect();
     (speaker, assemble(pieces))
-}
-
-/// Runs `each` on everything that is heard, until `stop`.
-pub async fn for_each(
-    mut heard: Inbox,
-    stop: CancellationToken,
-    mut each: impl FnMut(Heard) + Send,
-) {
-    while let Some(Some(heard)) = stop.run_until_cancelled(heard.recv()).await {
-        each(heard);
-    }
 }
 
 /// Reads an entry's value; a malformed one is ignored, with a word in the log.
