@@ -5,10 +5,12 @@
 //! speaker, when a number is missing, and when the speaker has started anew; then it follows the
 //! changes. So a lost message costs delay, never truth.
 
+mod ears;
 mod follower;
 mod inbox;
 mod wire;
 
+pub use ears::Ears;
 pub use follower::{Follower, Todo};
 pub use inbox::Inbox;
 pub use wire::{Change, Changes, Piece, Snapshot, assemble, decode, split};
@@ -211,28 +213,6 @@ pub struct Hearer {
     refresh: mpsc::Sender<Asked>,
     ears: Ears,
     _task: AbortOnDropHandle<()>,
-}
-
-/// Whom a hearer should hear, and whom it does. Cheap to clone.
-#[derive(Debug, Clone)]
-pub struct Ears {
-    alive: watch::Receiver<BTreeSet<InstanceId>>,
-    heard: watch::Receiver<BTreeMap<InstanceId, Instant>>,
-}
-
-impl Ears {
-    /// Whether anybody ever said something, alive or not.
-    pub fn heard_any(&self) -> bool {
-        !self.heard.borrow().is_empty()
-    }
-
-    /// The speakers that are announced as alive, and when each of them last said something, if
-    /// ever. Each does so every two seconds.
-    pub fn speakers(&self) -> Vec<(InstanceId, Option<Instant>)> {
-        let (alive, heard) = (self.alive.borrow(), self.heard.borrow());
-        let last = |speaker: &InstanceId| (speaker.clone(), heard.get(speaker).copied());
-        alive.iter().map(last).collect()
-    }
 }
 
 impl Hearer {
