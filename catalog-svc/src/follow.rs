@@ -10,6 +10,7 @@ use iceflix_core::{
 };
 use std::{
     collections::BTreeMap,
+    net::IpAddr,
     time::{Duration, Instant},
 };
 use tokio::sync::{mpsc, oneshot};
@@ -121,17 +122,30 @@ fn item(name: &str, value: serde_json::Value) -> Option<MediaItem> {
 }
 
 /// Follows which streaming nodes are alive, and tells the gate.
-pub async fn live(store: Store, membership: Membership, gate: Gate, stop: CancellationToken) {
-    let (mut view, mut arrivals) = (membership.watch(), membership.arrivals());
+///
+/// `own` is this machine's address.
+pub async fn live(
+    store: Store,
+    membership: Membership,
+    own: IpAddr,
+    gate: Gate,
+    stop: CancellationToken,
+) {
+    let (mut view, mut churn) = (membership.watch(), membership.churn());
     let mut prune = tokio::time::interval(PRUNE);
     loop {
-        let live = streaming(&view.borrow_and_update());
+        let (live, company) = {
+            let view = view.borrow_and_update();
+            let mut instances = view.instances.iter();
+            let company = instances.any(|instance| instance.endpoint.ip() != own);
+            (streaming(&view), company)
+        };
         store.shared_index().write().set_live(live);
-        gate.look();
+        gate.look(company);
         tokio::select! {
             changed = view.changed() => if changed.is_err() { return },
             // It is noted when that was.
-            arrived = arrivals.changed() => if arrived.is_err() { return },
+            turned = churn.changed() => if turned.is_err() { return },
             _ = prune.tick() => {
                 let gone = store.shared_index().write().prune(Instant::now(), REMEMBER_NODES);
                 for node in gone {

@@ -4,24 +4,34 @@
 //! nodes again a little later, each over a link of its own, in any order. An answer in between would
 //! show films as not available that live nodes have. So answers are held for a moment when somebody
 //! arrives while a node is missing that is known to have films: it may be the next.
+//!
+//! The same when somebody vanishes, since of a machine that is being cut off the links break one by
+//! one, too. And when somebody on another machine asks while no other machine is to be seen: their
+//! question has come, so the cable is in, and the links are about to return.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 use tokio::{sync::watch, time::Instant};
 
-/// How soon after one arrival another is to be expected, when links come back.
+/// How soon after one arrival another is to be expected, when links come back; or after one loss
+/// another, when they break.
 const QUIET: Duration = Duration::from_millis(350);
 
 /// The longest that answers are held, whoever goes on arriving. It costs no error: a caller turns to
 /// another instance after half a second, and has a second's patience with that one.
 const LONGEST: Duration = Duration::from_secs(1);
 
-/// Instances that arrive one soon after the other. Pure: what happens comes with its time.
+/// How long after the first question from another machine the links to others are to be expected.
+/// When the last other machine has died, questions are held until then, and no longer.
+const RETURNING: Duration = Duration::from_secs(2);
+
+/// Instances that arrive, or vanish, one soon after the other. Pure: what happens comes with its
+/// time.
 #[derive(Debug)]
 struct Gathering {
-    /// How many arrivals were counted.
+    /// How many were counted.
     seen: u64,
     first: Instant,
     last: Instant,
@@ -37,16 +47,16 @@ impl Gathering {
         }
     }
 
-    /// So many have arrived by now. When they come after a while in which nobody did, they begin a
-    /// new gathering; those that come without end do not.
-    fn saw(&mut self, arrivals: u64, now: Instant) {
-        if arrivals == self.seen {
+    /// So many have arrived or vanished by now. After a while in which nobody did they begin a new
+    /// gathering; those that do without end do not.
+    fn saw(&mut self, churn: u64, now: Instant) {
+        if churn == self.seen {
             return;
         }
         if now >= self.last + QUIET {
             self.first = now;
         }
-        (self.seen, self.last) = (arrivals, now);
+        (self.seen, self.last) = (churn, now);
     }
 
     /// Until when an answer is held for a node that is missing; `None` when it is not.
@@ -56,48 +66,87 @@ impl Gathering {
     }
 }
 
+/// Whether a catalogue that saw other machines sees none any more. Pure, like the other.
+#[derive(Debug, Default)]
+struct Solitude {
+    /// Another machine was there.
+    met: bool,
+    alone: bool,
+    /// When somebody elsewhere first asked since.
+    asked: Option<Instant>,
+}
+
+impl Solitude {
+    /// Whether another machine is there.
+    fn looks(&mut self, company: bool) {
+        if company {
+            *self = Self {
+                met: true,
+                ..Self::default()
+            };
+        } else {
+            self.alone = self.met;
+        }
+    }
+
+    /// Somebody on another machine asks. Until when their answer is held for a node that is missing;
+    /// `None` when it is not.
+    fn holds_until(&mut self, now: Instant) -> Option<Instant> {
+        if !self.alone {
+            return None;
+        }
+        let until = *self.asked.get_or_insert(now) + RETURNING;
+        (now < until).then_some(until)
+    }
+}
+
 /// Lets answers pass when the directory has settled. Clones are the same.
 #[derive(Clone)]
 pub struct Gate(Arc<Inner>);
 
 struct Inner {
-    arrivals: watch::Receiver<u64>,
+    churn: watch::Receiver<u64>,
     misses_nodes: Box<dyn Fn() -> bool + Send + Sync>,
     gathering: Mutex<Gathering>,
+    solitude: Mutex<Solitude>,
     looked: watch::Sender<()>,
 }
 
 impl Gate {
-    /// One for a catalogue that starts now and hears how often an instance arrived;
+    /// One for a catalogue that starts now and hears how often an instance arrived or vanished;
     /// `misses_nodes` says whether a node may be missing that has films.
     pub fn new(
-        arrivals: watch::Receiver<u64>,
+        churn: watch::Receiver<u64>,
         misses_nodes: impl Fn() -> bool + Send + Sync + 'static,
     ) -> Self {
         Self(Arc::new(Inner {
-            arrivals,
+            churn,
             misses_nodes: Box::new(misses_nodes),
             gathering: Mutex::new(Gathering::begun(Instant::now())),
+            solitude: Mutex::default(),
             looked: watch::channel(()).0,
         }))
     }
 
-    /// Somebody has arrived or gone, as the index knows by now. To be said soon: when the arrival
-    /// was is when it is first looked at, here or for an answer.
-    pub fn look(&self) {
+    /// Somebody has arrived or gone, as the index knows by now; whether other machines are there.
+    /// To be said soon: when that was is when it is first looked at, here or for an answer.
+    pub fn look(&self, company: bool) {
         self.gathering(Instant::now());
+        self.solitude().looks(company);
         self.0.looked.send_replace(());
     }
 
     /// Waits until no node is missing that may be about to be seen, a second at most. At once when
-    /// nobody has arrived lately.
-    pub async fn settled(&self) {
-        if self.held_until().is_none() {
+    /// nobody has arrived or vanished lately, and others are there. `from_elsewhere` says whether
+    /// who asks is on another machine.
+    pub async fn settled(&self, from_elsewhere: bool) {
+        let held_until = || self.held_until(from_elsewhere);
+        if held_until().is_none() {
             return;
         }
         let mut looked = self.0.looked.subscribe();
         let settled = async {
-            while let Some(until) = self.held_until() {
+            while let Some(until) = held_until() {
                 tokio::select! {
                     // Its sender lives in what this borrows.
                     _ = looked.changed() => {}
@@ -120,19 +169,27 @@ impl Gate {
         let _ = tokio::time::timeout(LONGEST, gathered).await;
     }
 
-    fn held_until(&self) -> Option<Instant> {
-        // Without looking at the nodes, mostly: nobody has arrived.
-        let until = self.gathering(Instant::now())?;
+    fn held_until(&self, from_elsewhere: bool) -> Option<Instant> {
+        // Without looking at the nodes, mostly: nobody has arrived or vanished.
+        let now = Instant::now();
+        let returning = from_elsewhere.then(|| self.solitude().holds_until(now));
+        let until = self.gathering(now).max(returning.flatten())?;
         (self.0.misses_nodes)().then_some(until)
     }
 
-    /// Takes in who has arrived; until when that holds answers.
+    fn solitude(&self) -> MutexGuard<'_, Solitude> {
+        // Two answers and a time: a panic cannot have left them half changed.
+        let solitude = self.0.solitude.lock();
+        solitude.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes in who has arrived or vanished; until when that holds answers.
     fn gathering(&self, now: Instant) -> Option<Instant> {
-        let arrivals = *self.0.arrivals.borrow();
+        let churn = *self.0.churn.borrow();
         let gathering = self.0.gathering.lock();
         // Times and a number: a panic cannot have left them half changed.
         let mut gathering = gathering.unwrap_or_else(PoisonError::into_inner);
-        gathering.saw(arrivals, now);
+        gathering.saw(churn, now);
         gathering.holds_until(now)
     }
 }
@@ -195,10 +252,16 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn nothing_is_held_while_nobody_arrives_or_nobody_is_missing() {
         let (gate, arrived, missing) = setting().await;
-        assert!(gate.settled().now_or_never().is_some(), "nobody arrived");
+        assert!(
+            gate.settled(true).now_or_never().is_some(),
+            "nobody arrived"
+        );
         missing.store(false, Ordering::SeqCst);
         arrived.send_replace(1);
-        assert!(gate.settled().now_or_never().is_some(), "nobody is missing");
+        assert!(
+            gate.settled(true).now_or_never().is_some(),
+            "nobody is missing"
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -208,19 +271,62 @@ mod tests {
         let began = Instant::now();
         let held = {
             let gate = gate.clone();
-            tokio::spawn(async move { gate.settled().await })
+            tokio::spawn(async move { gate.settled(true).await })
         };
         tokio::time::sleep(ms(100)).await;
         // Another one, which has no films.
         arrived.send_replace(2);
-        gate.look();
+        gate.look(true);
         tokio::time::sleep(ms(200)).await;
         assert!(!held.is_finished());
         arrived.send_replace(3);
         missing.store(false, Ordering::SeqCst);
-        gate.look();
+        gate.look(true);
         held.await.unwrap();
         assert_eq!(began.elapsed(), ms(300));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_asked_from_elsewhere_and_sees_no_other_machine_waits_for_it_to_return() {
+        let (gate, arrived, missing) = setting().await;
+        gate.look(false);
+        assert!(
+            gate.settled(true).now_or_never().is_some(),
+            "it never saw one"
+        );
+        gate.look(true);
+        gate.look(false);
+        assert!(gate.settled(false).now_or_never().is_some());
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        let began = Instant::now();
+        let held = {
+            let gate = gate.clone();
+            tokio::spawn(async move { gate.settled(true).await })
+        };
+        tokio::time::sleep(ms(700)).await;
+        assert!(!held.is_finished());
+        arrived.send_replace(1);
+        missing.store(false, Ordering::SeqCst);
+        gate.look(true);
+        held.await.unwrap();
+        assert_eq!(began.elapsed(), ms(700));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_the_last_other_machine_has_died_questions_are_held_for_two_seconds_in_all() {
+        let (gate, ..) = setting().await;
+        gate.look(true);
+        gate.look(false);
+        for longest in [ms(1000), ms(1000), ms(0), ms(0)] {
+            let began = Instant::now();
+            gate.settled(true).await;
+            assert!(began.elapsed() <= longest + ms(10));
+            assert!(began.elapsed() + ms(10) >= longest);
+        }
+        // It is there once more, and gone again.
+        gate.look(true);
+        gate.look(false);
+        assert!(gate.settled(true).now_or_never().is_none());
     }
 
     #[tokio::test(start_paused = true)]
@@ -233,7 +339,7 @@ mod tests {
                 for n in 1..=arriving {
                     tokio::time::sleep(ms(100)).await;
                     arrived.send_replace(n);
-                    gate.look();
+                    gate.look(true);
                 }
                 std::future::pending::<()>().await;
             };
@@ -254,7 +360,7 @@ mod tests {
         let (gate, arrived, _) = setting().await;
         let began = Instant::now();
         arrived.send_replace(1);
-        gate.settled().await;
+        gate.settled(true).await;
         let took = began.elapsed();
         assert!(took >= QUIET && took < QUIET + ms(10), "{took:?}");
 
@@ -269,14 +375,14 @@ mod tests {
             let gate = gate.clone();
             tokio::spawn(async move {
                 loop {
-                    gate.look();
+                    gate.look(true);
                     tokio::time::sleep(ms(10)).await;
                 }
             })
         };
         tokio::time::sleep(ms(10)).await;
         let began = Instant::now();
-        gate.settled().await;
+        gate.settled(true).await;
         let took = began.elapsed();
         assert!(
             took > LONGEST - ms(50) && took < LONGEST + ms(10),
@@ -284,7 +390,7 @@ mod tests {
         );
         for _ in 0..10 {
             tokio::time::sleep(ms(100)).await;
-            assert!(gate.settled().now_or_never().is_some());
+            assert!(gate.settled(true).now_or_never().is_some());
         }
         coming.abort();
         looking.abort();

@@ -82,7 +82,7 @@ impl Server for CatalogServer {
         }
         let gate = {
             let store = store.clone();
-            Gate::new(node.membership.arrivals(), move || {
+            Gate::new(node.membership.churn(), move || {
                 store.index().misses_nodes()
             })
         };
@@ -97,6 +97,7 @@ impl Server for CatalogServer {
         tasks.spawn(follow::live(
             all(),
             node.membership.clone(),
+            node.address().ip(),
             gate.clone(),
             stop(),
         ));
@@ -110,6 +111,7 @@ impl Server for CatalogServer {
             verifier: node.verifier.clone(),
             audit: node.audit.clone(),
             from: node.address().ip(),
+            from_elsewhere: false,
         };
         node.hears(replica.ears().into_iter().chain([hearer.ears()]));
         let (said, announced) = (replica, Arc::clone(&hearer));

@@ -35,6 +35,8 @@ pub struct CatalogService {
     pub audit: Audit,
     /// The caller's address.
     pub from: IpAddr,
+    /// Whether that is another machine's.
+    pub from_elsewhere: bool,
 }
 
 fn reason(error: &CatalogError) -> &'static str {
@@ -54,6 +56,7 @@ impl CatalogService {
     pub fn facing(&self, peer: Peer) -> Self {
         Self {
             from: peer.address.ip(),
+            from_elsewhere: peer.is_elsewhere(),
             ..self.clone()
         }
     }
@@ -161,7 +164,7 @@ impl Catalog for CatalogService {
     ) -> Result<TileDetails, CatalogError> {
         let user = self.caller(&token).await?.user;
         self.must_know(id).await?;
-        self.gate.settled().await;
+        self.gate.settled(self.from_elsewhere).await;
         let found = self.store.index().get(&id, Some(&user));
         found.ok_or(CatalogError::UnknownMedia)
     }
@@ -192,7 +195,7 @@ impl Catalog for CatalogService {
     ) -> Result<Page<Tile>, CatalogError> {
         let user = self.caller(&token).await?.user;
         let tags = text::tags(&tags).ok_or(CatalogError::InvalidTag)?;
-        self.gate.settled().await;
+        self.gate.settled(self.from_elsewhere).await;
         Ok(self.store.index().find_tagged(tags, all, &user, &page))
     }
 
@@ -208,7 +211,7 @@ impl Catalog for CatalogService {
             return Err(TokenError::Invalid.into());
         }
         query.tags = text::tags(&query.tags).ok_or(CatalogError::InvalidTag)?;
-        self.gate.settled().await;
+        self.gate.settled(self.from_elsewhere).await;
         Ok(self.store.index().find(&query, user.as_deref(), &page))
     }
 

@@ -9,27 +9,25 @@
 
 mod access;
 mod declared;
+mod moving;
+mod questions;
 mod seen;
 mod settings;
 
+pub use questions::{Answer, Answering};
+
 use crate::trust::Credential;
 use declared::{Declared, Seen, What};
-use futures::future::BoxFuture;
 use seen::SeenBy;
 use settings::Place;
-use std::{
-    collections::BTreeSet,
-    sync::{
-        Arc, Mutex, PoisonError, RwLock, Weak,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::{Duration, Instant, SystemTime},
+use std::sync::{
+    Arc, Mutex, PoisonError, RwLock, Weak,
+    atomic::{AtomicBool, Ordering},
 };
 use tokio::sync::mpsc;
 use zenoh::{
     Session,
     qos::CongestionControl,
-    query::{ConsolidationMode, Query, QueryTarget},
     sample::{Sample, SampleKind},
     session::ZenohId,
 };
@@ -91,15 +89,6 @@ pub struct BusConfig {
     /// The network interface for multicast, or `auto`.
     pub interface: String,
 }
-
-/// How long a node that is on the bus anew may take to meet everyone it knew before, and to stay
-/// with them for [`OVERLAP`].
-const MEETING: Duration = Duration::from_secs(5);
-
-/// How long everyone must have been met without a break before the first session ends. Declarations
-/// follow a link's opening within milliseconds; but when two nodes open a link to each other at the
-/// same time, zenoh may close both, and one of them tries again a little later.
-const OVERLAP: Duration = Duration::from_millis(500);
 
 /// How many ports are tried where any will do.
 const PORTS: u32 = 8;
@@ -169,17 +158,6 @@ pub struct Message {
     pub payload: Vec<u8>,
 }
 
-/// What somebody answered, and when that came.
-#[derive(Debug, Clone)]
-pub struct Answer {
-    /// What was said, on which key.
-    pub message: Message,
-    /// When it came, by this machine's clock.
-    pub came: SystemTime,
-    /// How long after it was asked for.
-    pub after: Duration,
-}
-
 /// An instance came or went.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Alive {
@@ -212,11 +190,6 @@ impl AliveToken {
     }
 }
 
-/// Answers questions, until it is dropped.
-pub struct Answering {
-    _declared: Arc<Declared>,
-}
-
 impl Bus {
     /// Joins the bus. Returns once the node listens; others are found from then on.
     ///
@@ -244,73 +217,6 @@ impl Bus {
             declared.end();
         }
         close(self.present().session).await;
-    }
-
-    /// Goes on with a renewed credential. zenoh reads certificates when it opens, so a second
-    /// session takes over everything that was declared before the first is closed: nobody sees a
-    /// departure. A node with a fixed address moves twice, since only one can listen there.
-    ///
-    /// # Errors
-    /// When no second session could be opened: the first goes on.
-    pub async fn renew(&self, credential: Credential) -> Result<(), BusError> {
-        let bus = self.clone();
-        // What was begun is finished, also when whoever asked for it is gone.
-        let renewing = self
-            .inner
-            .runtime
-            .spawn(async move { bus.move_with(credential).await });
-        renewing
-            .await
-            .unwrap_or_else(|broken| Err(not_renewed(broken)))
-    }
-
-    async fn move_with(&self, credential: Credential) -> Result<(), BusError> {
-        let _renewing = self.inner.renewing.lock().await;
-        if self.is_closed() {
-            return Err(not_renewed("the bus was left"));
-        }
-        let config = BusConfig {
-            credential,
-            ..self.inner.config.clone()
-        };
-        self.move_to(&config, Place::aside).await?;
-        if Place::is_fixed(&config) {
-            self.move_to(&config, Place::first).await?;
-        }
-        Ok(())
-    }
-
-    async fn move_to(
-        &self,
-        config: &BusConfig,
-        place: fn(&BusConfig) -> Result<Place, BusError>,
-    ) -> Result<(), BusError> {
-        let before = self.present();
-        // The first session knows everybody, and tells the second.
-        let after = open_at(config, place, before.place.endpoints()).await?;
-        for declared in self.inner.all_declared() {
-            if let Err(error) = declared.also_on(&after.session).await {
-                close(after.session).await;
-                return Err(error);
-            }
-        }
-        // What is said from here on is heard by everyone.
-        meet(&before.session, &after.session).await;
-        *self
-            .inner
-            .present
-            .write()
-            .unwrap_or_else(PoisonError::into_inner) = after.clone();
-        // What was declared in the meantime, on the session before.
-        for declared in self.inner.all_declared() {
-            declared.also_on(&after.session).await?;
-        }
-        meet(&before.session, &after.session).await;
-        for declared in self.inner.all_declared() {
-            declared.only_on(&after.session).await;
-        }
-        close(before.session).await;
-        Ok(())
     }
 
     /// Ends the session behind the back of all who use it.
@@ -457,111 +363,6 @@ impl Bus {
             _declared: self.declare(what).await?,
         })
     }
-
-    /// Answers questions on `key` with the pieces that `answer` makes of a question's payload.
-    /// Questions are answered side by side, never on zenoh's own threads.
-    ///
-    /// # Errors
-    /// When the session is closed or the key is not one.
-    pub async fn answer<F>(&self, key: &str, answer: F) -> Result<Answering, BusError>
-    where
-        F: Fn(Vec<u8>) -> BoxFuture<'static, Vec<Vec<u8>>> + Send + Sync + 'static,
-    {
-        let runtime = tokio::runtime::Handle::current();
-        let answer = Arc::new(answer);
-        let own_key = key.to_owned();
-        let asked = move |query: Query| {
-            let question = query
-                .payload()
-                .map(|bytes| bytes.to_bytes().into_owned())
-                .unwrap_or_default();
-            if question.len() > MAX_MESSAGE {
-                return;
-            }
-            let answer = Arc::clone(&answer);
-            let key = own_key.clone();
-            runtime.spawn(async move {
-                for piece in answer(question).await {
-                    if let Err(error) = query.reply(&key, piece).await {
-                        tracing::debug!(%key, %error, "an answer could not be sent");
-                        return;
-                    }
-                }
-            });
-        };
-        let what = What::Queryable(key.to_owned(), Arc::new(asked));
-        Ok(Answering {
-            _declared: self.declare(what).await?,
-        })
-    }
-
-    /// Asks everyone who answers on a key matching `key`, and collects what they say, until all
-    /// have answered or `timeout` is over. Pieces of one answer keep their order.
-    ///
-    /// # Errors
-    /// When the session is closed or the key is not one. Nobody answering is an empty list.
-    pub async fn ask(
-        &self,
-        key: &str,
-        question: Vec<u8>,
-        timeout: Duration,
-    ) -> Result<Vec<Message>, BusError> {
-        let mut answers = self.ask_each(key, question, timeout).await?;
-        let mut all = Vec::new();
-        while let Some(answer) = answers.recv().await {
-            all.push(answer.message);
-        }
-        Ok(all)
-    }
-
-    /// The same, each answer as it comes and when it came. There are no more when all have
-    /// answered or `timeout` is over.
-    ///
-    /// # Errors
-    /// When the session is closed or the key is not one.
-    pub async fn ask_each(
-        &self,
-        key: &str,
-        question: Vec<u8>,
-        timeout: Duration,
-    ) -> Result<mpsc::UnboundedReceiver<Answer>, BusError> {
-        let (sender, receiver) = mpsc::unbounded_channel();
-        let asked = Instant::now();
-        self.session()
-            .get(key)
-            .payload(question)
-            .target(QueryTarget::All)
-            .consolidation(ConsolidationMode::None)
-            .timeout(timeout)
-            // Answers travel with the question's own setting: a large one waits, none is dropped.
-            .congestion_control(CongestionControl::Block)
-            // zenoh drops the callback, and with it the sender, when all have answered or time is
-            // up.
-            .callback(move |reply| {
-                if let Ok(sample) = reply.result() {
-                    // The receiver is gone only when the asker gave up.
-                    let _ = sender.send(Answer {
-                        message: Message {
-                            key: sample.key_expr().to_string(),
-                            payload: sample.payload().to_bytes().into_owned(),
-                        },
-                        came: SystemTime::now(),
-                        after: asked.elapsed(),
-                    });
-                }
-            })
-            .await
-            .map_err(operation("ask on", key))?;
-        Ok(receiver)
-    }
-}
-
-fn not_renewed(reason: impl ToString) -> BusError {
-    BusError::Operation {
-        operation: "renew",
-        key: "the session".into(),
-        reason: reason.to_string(),
-    }
 }
 
 fn operation(
@@ -611,27 +412,6 @@ async fn open(config: &BusConfig, place: Place, also: &[String]) -> Result<Prese
 async fn close(session: Session) {
     if let Err(error) = session.close().await {
         tracing::debug!(%error, "closing the bus");
-    }
-}
-
-/// Waits until a session has known everybody whom another one knows, for [`OVERLAP`]; at most for
-/// [`MEETING`].
-async fn meet(known: &Session, meeting: &Session) {
-    let own = [known.zid(), meeting.zid()];
-    let began = Instant::now();
-    let mut since = began;
-    while since.elapsed() < OVERLAP {
-        let wanted: BTreeSet<ZenohId> = known.info().peers_zid().await.collect();
-        let met: BTreeSet<ZenohId> = meeting.info().peers_zid().await.collect();
-        let missing = wanted.difference(&met).filter(|peer| !own.contains(peer));
-        if missing.count() > 0 {
-            since = Instant::now();
-        }
-        if began.elapsed() > MEETING {
-            tracing::debug!("not everyone was met again in time; they will be");
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 

@@ -1,5 +1,9 @@
 //! Who is alive, and whom to pick: a pure struct, events in, decisions out.
 
+mod turns;
+
+pub use turns::Turns;
+
 use crate::{
     api::{Instance, InstanceId, Kind, PROTOCOL},
     topics::Description,
@@ -16,8 +20,8 @@ pub struct Directory {
     known: BTreeMap<(Kind, InstanceId), Known>,
     /// How often one came to life, or said so again.
     lives: u64,
-    /// How often one came that was not known to be alive.
-    arrivals: u64,
+    /// How often one came that was not known to be alive, or vanished.
+    churn: u64,
     /// Those that are not shown, alive or not.
     expelled: HashSet<InstanceId>,
     number: u64,
@@ -40,7 +44,7 @@ impl Directory {
         self.lives += 1;
         let key = (kind, instance.clone());
         if !self.known.contains_key(&key) && !self.expelled.contains(instance) {
-            self.arrivals += 1;
+            self.churn += 1;
         }
         let known = self.known.entry(key).or_default();
         // One that is doubted stays so until it answers: this may be its namesake, elsewhere.
@@ -77,8 +81,14 @@ impl Directory {
 
     /// An instance is alive no more. It may return, on another port.
     pub fn gone(&mut self, kind: Kind, instance: &InstanceId) {
-        let known = self.known.remove(&(kind, instance.clone()));
-        if known.is_some_and(|known| known.description.is_some()) {
+        let Some(known) = self.known.remove(&(kind, instance.clone())) else {
+            return;
+        };
+        let leaving = known.description.as_ref().is_some_and(|it| it.draining);
+        if !leaving && !self.expelled.contains(instance) {
+            self.churn += 1;
+        }
+        if known.description.is_some() {
             self.number += 1;
         }
     }
@@ -134,9 +144,10 @@ impl Directory {
         self.number
     }
 
-    /// How often an instance came to life, whether or not it has said yet how to reach it.
-    pub fn arrivals(&self) -> u64 {
-        self.arrivals
+    /// How often an instance came to life, whether or not it has said yet how to reach it, or was
+    /// gone without having said that it would leave.
+    pub fn churn(&self) -> u64 {
+        self.churn
     }
 
     /// The live instances, sorted by kind and name.
@@ -156,29 +167,6 @@ impl Directory {
                 })
             })
             .collect()
-    }
-}
-
-/// Hands out instances in turn.
-#[derive(Debug, Default)]
-pub struct Turns {
-    last: BTreeMap<Kind, InstanceId>,
-}
-
-impl Turns {
-    /// The next instance of a kind: the first by name after the one handed out last, so never the
-    /// same twice in a row while two are alive. A draining one only when there is no other.
-    pub fn pick(&mut self, kind: Kind, instances: &[Instance]) -> Option<Instance> {
-        let of_kind = || instances.iter().filter(|instance| instance.kind == kind);
-        let any_fresh = of_kind().any(|instance| !instance.draining);
-        let candidates = || of_kind().filter(|instance| !instance.draining || !any_fresh);
-        let after = self.last.get(&kind);
-        let next = candidates()
-            .filter(|instance| after.is_none_or(|last| instance.instance > *last))
-            .min_by_key(|instance| &instance.instance)
-            .or_else(|| candidates().min_by_key(|instance| &instance.instance))?;
-        self.last.insert(kind, next.instance.clone());
-        Some(next.clone())
     }
 }
 
@@ -214,9 +202,9 @@ mod tests {
     }
 
     #[test]
-    fn who_comes_counts_before_it_is_described_and_once() {
+    fn who_comes_counts_before_it_is_described_and_once_and_so_does_who_vanishes() {
         let mut directory = Directory::default();
-        let mut arrivals = Vec::new();
+        let mut churn = Vec::new();
         directory.expel(HashSet::from([id(9)]));
         for (n, alive) in [
             (1, true),
@@ -225,15 +213,23 @@ mod tests {
             (1, false),
             (1, true),
             (9, true),
+            (9, false),
+            (3, false),
         ] {
             match alive {
                 true => drop(directory.alive(Kind::Auth, &id(n))),
                 false => directory.gone(Kind::Auth, &id(n)),
             }
-            arrivals.push(directory.arrivals());
+            churn.push(directory.churn());
         }
-        assert_eq!(arrivals, [1, 1, 2, 2, 3, 3]);
+        assert_eq!(churn, [1, 1, 2, 3, 4, 4, 4, 4]);
         assert!(directory.instances().is_empty());
+        // Who has said that it would leave leaves nobody in doubt.
+        let mut leaving = description(1);
+        leaving.draining = true;
+        directory.described(Kind::Auth, &id(1), leaving);
+        directory.gone(Kind::Auth, &id(1));
+        assert_eq!(directory.churn(), 4);
     }
 
     #[test]
@@ -268,7 +264,7 @@ mod tests {
         answer(&mut directory, 2, asked[1].2);
         assert_eq!(shown(&directory), [id(1), id(2)]);
         assert!(!directory.wanted(Kind::Auth, &id(2), asked[1].2));
-        assert_eq!(directory.arrivals(), 3);
+        assert_eq!(directory.churn(), 4, "three came, one vanished");
     }
 
     #[test]
@@ -314,32 +310,6 @@ mod tests {
         foreign.protocol += 1;
         directory.described(Kind::Main, &id(1), foreign);
         assert!(directory.instances().is_empty());
-    }
-
-    fn live(ids: &[u8]) -> Vec<Instance> {
-        let mut directory = Directory::default();
-        for &n in ids {
-            directory.alive(Kind::Auth, &id(n));
-            directory.described(Kind::Auth, &id(n), description(n.into()));
-        }
-        directory.instances()
-    }
-
-    #[test]
-    fn nobody_alive_is_nobody_picked() {
-        assert_eq!(Turns::default().pick(Kind::Catalog, &live(&[1, 2])), None);
-    }
-
-    #[test]
-    fn a_draining_instance_is_picked_only_when_there_is_no_other() {
-        let mut turns = Turns::default();
-        let mut instances = live(&[1, 2]);
-        instances[0].draining = true;
-        for _ in 0..3 {
-            assert_eq!(turns.pick(Kind::Auth, &instances).unwrap().instance, id(2));
-        }
-        instances[1].draining = true;
-        assert!(turns.pick(Kind::Auth, &instances).is_some());
     }
 
     /// What becomes of an instance.
@@ -475,37 +445,6 @@ mod tests {
                 }
                 prop_assert_eq!(node.directory.instances(), wanted.instances(), "node {}", which);
             }
-        }
-
-        #[test]
-        fn never_the_same_twice_in_a_row_while_two_are_alive(
-            rounds in proptest::collection::vec(proptest::collection::btree_set(0u8..6, 0..6), 1..60)
-        ) {
-            let mut turns = Turns::default();
-            let mut last = None;
-            for alive in rounds {
-                let alive: Vec<u8> = alive.into_iter().collect();
-                let picked = turns.pick(Kind::Auth, &live(&alive)).map(|instance| instance.instance);
-                prop_assert_eq!(picked.is_none(), alive.is_empty());
-                if alive.len() >= 2 {
-                    prop_assert_ne!(&picked, &last);
-                }
-                if picked.is_some() {
-                    last = picked;
-                }
-            }
-        }
-
-        #[test]
-        fn everyone_gets_an_equal_share(n in 1u8..7, rounds in 1usize..20) {
-            let ids: Vec<u8> = (0..n).collect();
-            let instances = live(&ids);
-            let mut turns = Turns::default();
-            let mut count = BTreeMap::new();
-            for _ in 0..rounds * usize::from(n) {
-                *count.entry(turns.pick(Kind::Auth, &instances).unwrap().instance).or_insert(0usize) += 1;
-            }
-            prop_assert!(count.values().all(|&times| times == rounds));
         }
     }
 }

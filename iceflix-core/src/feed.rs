@@ -248,6 +248,7 @@ impl Hearer {
         let (outbox, inbox) = inbox();
         let (refresh, refreshes) = mpsc::channel(1);
         let (present, who) = watch::channel(BTreeSet::new());
+        let (came, arrived) = watch::channel(BTreeMap::new());
         let (last, heard) = watch::channel(BTreeMap::new());
         let mut hearing = Hearing {
             bus: bus.clone(),
@@ -256,6 +257,7 @@ impl Hearer {
             except,
             follower: Follower::default(),
             present,
+            came,
             last,
             outbox,
         };
@@ -271,7 +273,11 @@ impl Hearer {
         let task = tokio::spawn(hearing.run(changes, alive, refreshes));
         let hearer = Self {
             refresh,
-            ears: Ears { alive: who, heard },
+            ears: Ears {
+                alive: who,
+                arrived,
+                heard,
+            },
             _task: AbortOnDropHandle::new(task),
         };
         Ok((hearer, inbox))
@@ -322,6 +328,7 @@ struct Hearing {
     except: Option<InstanceId>,
     follower: Follower,
     present: watch::Sender<BTreeSet<InstanceId>>,
+    came: watch::Sender<BTreeMap<InstanceId, Instant>>,
     last: watch::Sender<BTreeMap<InstanceId, Instant>>,
     outbox: Outbox,
 }
@@ -387,10 +394,19 @@ impl Hearing {
             true => self.follower.alive(&speaker),
             false => self.follower.gone(&speaker),
         };
-        self.present.send_if_modified(|present| match alive {
-            true => present.insert(speaker),
-            false => present.remove(&speaker),
+        let name = speaker.clone();
+        let changed = self.present.send_if_modified(|present| match alive {
+            true => present.insert(name),
+            false => present.remove(&name),
         });
+        if changed {
+            self.came.send_modify(|came| {
+                let _before = match alive {
+                    true => came.insert(speaker, Instant::now()),
+                    false => came.remove(&speaker),
+                };
+            });
+        }
         todo
     }
 

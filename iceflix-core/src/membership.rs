@@ -24,7 +24,7 @@ const ASK_TIMEOUT: Duration = Duration::from_millis(500);
 #[derive(Clone)]
 pub struct Membership {
     view: watch::Receiver<Arc<DirectoryView>>,
-    arrivals: watch::Receiver<u64>,
+    churn: watch::Receiver<u64>,
     expelled: watch::Sender<HashSet<InstanceId>>,
     doubt: mpsc::Sender<oneshot::Sender<()>>,
     _task: Arc<AbortOnDropHandle<()>>,
@@ -45,17 +45,17 @@ impl Membership {
             counter: rand::random(),
         };
         let (sender, view) = watch::channel(Arc::new(following.view()));
-        let (arrived, arrivals) = watch::channel(0);
+        let (turned, churn) = watch::channel(0);
         let (expelled, to_expel) = watch::channel(HashSet::new());
         let (doubt, doubts) = mpsc::channel(1);
         let shown = Shown {
             view: sender,
-            arrivals: arrived,
+            churn: turned,
         };
         let task = tokio::spawn(following.run(described, alive, to_expel, doubts, shown));
         Ok(Self {
             view,
-            arrivals,
+            churn,
             expelled,
             doubt,
             _task: Arc::new(AbortOnDropHandle::new(task)),
@@ -86,10 +86,11 @@ impl Membership {
         self.view.clone()
     }
 
-    /// How often an instance came to life so far, now and whenever one does: before it has said how
-    /// to reach it, so that whoever looks at the directory can tell that it is about to change.
-    pub fn arrivals(&self) -> watch::Receiver<u64> {
-        self.arrivals.clone()
+    /// How often an instance came to life so far, or vanished without a word, now and whenever one
+    /// does: before it has said how to reach it, so that whoever looks at the directory can tell
+    /// that it is about to change.
+    pub fn churn(&self) -> watch::Receiver<u64> {
+        self.churn.clone()
     }
 
     /// The directory as it is now.
@@ -101,7 +102,7 @@ impl Membership {
 /// What others see of it.
 struct Shown {
     view: watch::Sender<Arc<DirectoryView>>,
-    arrivals: watch::Sender<u64>,
+    churn: watch::Sender<u64>,
 }
 
 struct Following {
@@ -189,11 +190,11 @@ impl Following {
         }
     }
 
-    /// Shows what is new. That somebody came is seen before what follows from it.
+    /// Shows what is new. That somebody came or went is seen before what follows from it.
     fn show(&self, shown: &Shown) {
-        shown.arrivals.send_if_modified(|arrivals| {
-            let before = std::mem::replace(arrivals, self.directory.arrivals());
-            before != *arrivals
+        shown.churn.send_if_modified(|churn| {
+            let before = std::mem::replace(churn, self.directory.churn());
+            before != *churn
         });
         shown.view.send_if_modified(|view| {
             let changed = view.version.number != self.directory.number();

@@ -3,6 +3,9 @@
 
 mod expelling;
 mod guards;
+mod process;
+
+pub use process::run;
 
 use crate::{
     announcement::{Absence, Absences, Announcement},
@@ -11,7 +14,7 @@ use crate::{
     awake::Awake,
     bus::{Bus, BusConfig, BusError},
     clock,
-    config::{self, Common, ConfigError, LogFormat, ServiceConfig},
+    config::{Common, ServiceConfig},
     feed::Ears,
     files::private_dir,
     membership::Membership,
@@ -28,22 +31,16 @@ use futures::{FutureExt, Stream, future::BoxFuture};
 use nix::{
     errno::Errno,
     fcntl::{Flock, FlockArg},
-    sys::stat::Mode,
 };
 use serde::{Deserialize, Serialize};
 use std::{
     fs::File,
-    io::IsTerminal,
     net::SocketAddr,
     path::{Path, PathBuf},
-    process::ExitCode,
     time::Duration,
 };
 use tarpc::RequestName;
-use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
-    task::JoinHandle,
-};
+use tokio::task::JoinHandle;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 /// A service could not start.
@@ -138,116 +135,6 @@ pub trait Server: Sized + Send {
     fn address(&self) -> SocketAddr;
     /// Stops it: takes nothing new, finishes what it has, says goodbye.
     fn shutdown(self) -> impl Future<Output = ()>;
-}
-
-/// The whole `main` of a service: reads the configuration, starts it, waits for SIGINT or SIGTERM,
-/// and stops it. A second signal ends the process at once.
-pub fn run<S: Server>() -> ExitCode {
-    // What a service keeps (password hashes, keys) is its own, even in a directory others can read.
-    nix::sys::stat::umask(Mode::S_IRWXG | Mode::S_IRWXO);
-    let config: S::Config = match config::load(std::env::args_os()) {
-        Ok(config) => config,
-        // Help and version are errors of clap's, too; it knows where they go.
-        Err(ConfigError::Arguments(error)) => error.exit(),
-        Err(error) => {
-            eprintln!("{error}");
-            return ExitCode::from(2);
-        }
-    };
-    init_logs(config.common());
-    let runtime = match tokio::runtime::Runtime::new() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("no threads to run on: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
-    runtime.block_on(live::<S>(config))
-}
-
-async fn live<S: Server>(config: S::Config) -> ExitCode {
-    let kind = S::Config::KIND;
-    let (mut interrupt, mut terminate) = match (
-        signal(SignalKind::interrupt()),
-        signal(SignalKind::terminate()),
-    ) {
-        (Ok(interrupt), Ok(terminate)) => (interrupt, terminate),
-        (Err(error), _) | (_, Err(error)) => {
-            tracing::error!(%error, "signals cannot be heard");
-            return ExitCode::FAILURE;
-        }
-    };
-    let server = tokio::select! {
-        server = S::bind(config) => server,
-        () = either(&mut interrupt, &mut terminate) => return ExitCode::SUCCESS,
-    };
-    let server = match server {
-        Ok(server) => server,
-        Err(error) => {
-            tracing::error!("{kind} cannot start: {error:#}");
-            return ExitCode::FAILURE;
-        }
-    };
-    tracing::info!(address = %server.address(), pid = std::process::id(), "{kind} is ready");
-    either(&mut interrupt, &mut terminate).await;
-    tracing::info!("stopping; a second signal ends at once");
-    tokio::select! {
-        () = server.shutdown() => {
-            tracing::info!("stopped");
-            ExitCode::SUCCESS
-        }
-        () = either(&mut interrupt, &mut terminate) => {
-            tracing::warn!("ended at once");
-            // Nothing is waited for any more, not even threads that hash or write.
-            std::process::exit(130)
-        }
-    }
-}
-
-async fn either(interrupt: &mut Signal, terminate: &mut Signal) {
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-    }
-}
-
-fn init_logs(config: &Common) {
-    use tracing_subscriber::{EnvFilter, fmt};
-    // tarpc warns of each client that hangs up in the middle, which is not ours to mend.
-    let filter = format!(
-        "{},zenoh=warn,zenoh::net::runtime::orchestrator=error,tarpc=error",
-        config.log
-    );
-    let (filter, bad) = match EnvFilter::try_new(&filter) {
-        Ok(filter) => (filter, None),
-        Err(error) => (
-            EnvFilter::new("info,zenoh=warn,zenoh::net::runtime::orchestrator=error,tarpc=error"),
-            Some(error),
-        ),
-    };
-    let logs = fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        // A line that cannot be written would be told on standard error, too, where that fails just
-        // as well: and it would end, with a panic, whatever had something to say.
-        .log_internal_errors(false);
-    match config.log_format {
-        LogFormat::Text => logs.with_ansi(std::io::stderr().is_terminal()).init(),
-        LogFormat::Json => {
-            logs.json().init();
-            // What reads the log expects a document on each line, a panic's too.
-            std::panic::set_hook(Box::new(|panic| {
-                let location = panic.location().map(ToString::to_string);
-                let reason = panic
-                    .payload_as_str()
-                    .unwrap_or("for a reason it did not say");
-                tracing::error!(location, "panicked: {reason}");
-            }));
-        }
-    }
-    if let Some(error) = bad {
-        tracing::warn!(%error, log = config.log, "`log` is not a filter; logging at info");
-    }
 }
 
 /// Makes the state directory, and keeps other instances of the kind out of it. Done once, before

@@ -6,7 +6,10 @@ use crate::{
     topics::Topics,
     trust::{Authority, authority::CERTIFICATE_LIFETIME},
 };
-use std::time::Instant;
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 const CLUSTER: &str = "test";
 

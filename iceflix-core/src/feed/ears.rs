@@ -11,6 +11,7 @@ use tokio::sync::watch;
 #[derive(Debug, Clone)]
 pub struct Ears {
     pub(super) alive: watch::Receiver<BTreeSet<InstanceId>>,
+    pub(super) arrived: watch::Receiver<BTreeMap<InstanceId, Instant>>,
     pub(super) heard: watch::Receiver<BTreeMap<InstanceId, Instant>>,
 }
 
@@ -20,11 +21,15 @@ impl Ears {
         !self.heard.borrow().is_empty()
     }
 
-    /// The speakers that are announced as alive, and when each of them last said something, if
-    /// ever. Each does so every two seconds.
+    /// The speakers that are announced as alive, and when each of them last gave a sign of itself:
+    /// said something, as each does every two seconds, or came.
     pub fn speakers(&self) -> Vec<(InstanceId, Option<Instant>)> {
         let (alive, heard) = (self.alive.borrow(), self.heard.borrow());
-        let last = |speaker: &InstanceId| (speaker.clone(), heard.get(speaker).copied());
+        let arrived = self.arrived.borrow();
+        let last = |speaker: &InstanceId| {
+            let signs = [arrived.get(speaker), heard.get(speaker)];
+            (speaker.clone(), signs.into_iter().flatten().max().copied())
+        };
         alive.iter().map(last).collect()
     }
 }

@@ -223,3 +223,25 @@ async fn who_has_caught_up_refuses_what_was_revoked_meanwhile() {
         assert!(verifier.is_revoked(&identity));
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_comes_again_has_given_a_sign_though_nothing_was_heard_of_it() {
+    let topics = Topics::new("losses");
+    let (far, port) = node(Kind::Streaming, &[]).await;
+    let (near, _) = node(Kind::Catalog, &[port]).await;
+    let following = Hearer::follow(&near, &topics, topics.media(), None).await;
+    let (hearer, _heard) = following.unwrap();
+    let ears = hearer.ears();
+    let key = topics.availability(Kind::Streaming, &id("mute"));
+    let mut signs = Vec::new();
+    for _ in 0..3 {
+        let alive = far.declare_alive(&key).await.unwrap();
+        wait_for("it is there", || ears.speakers().len() == 1).await;
+        wait_for("it has come", || ears.speakers()[0].1.is_some()).await;
+        signs.push(ears.speakers()[0].1);
+        alive.withdraw().await;
+        wait_for("it is gone", || ears.speakers().is_empty()).await;
+    }
+    assert!(signs[0] < signs[1] && signs[1] < signs[2], "{signs:?}");
+    assert!(!ears.heard_any());
+}

@@ -20,8 +20,9 @@ impl Doubt {
         match self {
             // Three times as long as a speaker is ever silent, and a second for one that is late.
             Self::Silent(..) => 7,
-            // Whoever comes or goes is known to one a little before the other: asked twice.
-            Self::Unseen(..) => 4,
+            // Whoever comes or goes is known to one a little before the other, and where a cable
+            // comes loose again and again, so is whoever is behind it: asked four times.
+            Self::Unseen(..) => 8,
             // Longer than a cable is out by mistake: a session that is just recovering is better
             // than a new one.
             Self::Alone => 15,

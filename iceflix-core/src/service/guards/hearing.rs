@@ -60,7 +60,8 @@ impl Hearing {
         loop {
             // Counted in looks, so that a time in which this process stood still is none in which
             // it heard nothing.
-            tokio::time::sleep(LISTEN).await;
+            let met = self.meet(LISTEN).await;
+            seen.unseen.retain(|it| !met.contains(it));
             if self.bus.is_closed() {
                 return;
             }
@@ -79,6 +80,24 @@ impl Hearing {
                 Err(error) => tracing::error!(%error, "the bus could not be joined anew"),
             }
         }
+    }
+
+    /// Whom this instance sees at any time while so long passes: who comes and goes is seen.
+    pub(in crate::service) async fn meet(&self, during: Duration) -> BTreeSet<Somebody> {
+        let mut view = self.membership.watch();
+        let mut met = BTreeSet::new();
+        let looking = async {
+            loop {
+                met.extend(view.borrow_and_update().instances.iter().map(somebody));
+                if view.changed().await.is_err() {
+                    // The bus was left.
+                    std::future::pending::<()>().await;
+                }
+            }
+        };
+        // In vain, as is meant.
+        let _ = tokio::time::timeout(during, looking).await;
+        met
     }
 
     /// Tells whoever asks whom this instance sees.

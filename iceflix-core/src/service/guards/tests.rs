@@ -65,7 +65,14 @@ impl World {
             &seen,
             &following.unwrap(),
         );
-        let announced = announce(&auth, &topics, Kind::Auth, "auth-1", vec![guard]).await;
+        let announced = announce(
+            &auth,
+            &topics,
+            Kind::Auth,
+            "auth-1",
+            vec![Box::pin(guard.keep())],
+        )
+        .await;
 
         let place = auth.listens_at();
         let bus = open(&authority, Kind::Streaming, "node-1", listen, &place).await;
@@ -79,7 +86,14 @@ impl World {
             &membership,
             &verifier,
         );
-        let node = announce(&bus, &topics, Kind::Streaming, "node-1", vec![guard]).await;
+        let node = announce(
+            &bus,
+            &topics,
+            Kind::Streaming,
+            "node-1",
+            vec![Box::pin(guard.keep())],
+        )
+        .await;
         let world = Self {
             authority,
             topics,
@@ -190,13 +204,13 @@ fn hearing(
     bus: &Bus,
     membership: &Membership,
     verifier: &Verifier,
-) -> Guard {
+) -> Hearing {
     let name = match kind {
         Kind::Auth => id("auth-1"),
         _ => id("node-1"),
     };
     let credential = authority.issue(kind, &name, CERTIFICATE_LIFETIME);
-    let hearing = Hearing {
+    Hearing {
         bus: bus.clone(),
         topics: topics.clone(),
         membership: membership.clone(),
@@ -204,8 +218,7 @@ fn hearing(
         credentials: Credentials::new(credential.unwrap()),
         own: (kind, name),
         ears: verifier.ears().into_iter().collect(),
-    };
-    Box::pin(hearing.keep())
+    }
 }
 
 async fn announce(
@@ -249,6 +262,33 @@ async fn a_node_that_does_not_see_whom_others_see_joins_the_bus_anew() {
     drop(announced);
     late.close().await;
     world.is_whole().await;
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_was_seen_for_a_moment_is_not_one_that_is_never_seen() {
+    let world = World::new("tls/127.0.0.1:0").await;
+    let (place, kind) = (world.auth.listens_at(), Kind::Catalog);
+    let late = open(&world.authority, kind, "late-3", "tls/127.0.0.1:0", &place).await;
+    let guard = hearing(
+        &world.authority,
+        &world.topics,
+        Kind::Streaming,
+        &world.bus,
+        &world.membership,
+        &world.verifier,
+    );
+    let (met, ()) = tokio::join!(guard.meet(PATIENCE / 20), async {
+        let announced = announce(&late, &world.topics, kind, "late-3", Vec::new()).await;
+        wait_for("it is seen", || world.knows("late-3")).await;
+        drop(announced);
+        wait_for("it is gone", || !world.knows("late-3")).await;
+    });
+    let names: Vec<&str> = met.iter().map(|(_, it)| it.as_str()).collect();
+    assert_eq!(names, ["auth-1", "late-3", "node-1"]);
+    let met = guard.meet(Duration::from_millis(50)).await;
+    assert_eq!(met.len(), 2, "now it is not there any more");
+    late.close().await;
     world.stop().await;
 }
 

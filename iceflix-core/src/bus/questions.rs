@@ -1,0 +1,132 @@
+//! Questions to many, and their answers.
+
+use super::{
+    Bus, BusError, MAX_MESSAGE, Message,
+    declared::{Declared, What},
+    operation,
+};
+use futures::future::BoxFuture;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+use tokio::sync::mpsc;
+use zenoh::{
+    qos::CongestionControl,
+    query::{ConsolidationMode, Query, QueryTarget},
+};
+
+/// What somebody answered, and when that came.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// What was said, on which key.
+    pub message: Message,
+    /// When it came, by this machine's clock.
+    pub came: SystemTime,
+    /// How long after it was asked for.
+    pub after: Duration,
+}
+
+/// Answers questions, until it is dropped.
+pub struct Answering {
+    _declared: Arc<Declared>,
+}
+
+impl Bus {
+    /// Answers questions on `key` with the pieces that `answer` makes of a question's payload.
+    /// Questions are answered side by side, never on zenoh's own threads.
+    ///
+    /// # Errors
+    /// When the session is closed or the key is not one.
+    pub async fn answer<F>(&self, key: &str, answer: F) -> Result<Answering, BusError>
+    where
+        F: Fn(Vec<u8>) -> BoxFuture<'static, Vec<Vec<u8>>> + Send + Sync + 'static,
+    {
+        let runtime = tokio::runtime::Handle::current();
+        let answer = Arc::new(answer);
+        let own_key = key.to_owned();
+        let asked = move |query: Query| {
+            let question = query
+                .payload()
+                .map(|bytes| bytes.to_bytes().into_owned())
+                .unwrap_or_default();
+            if question.len() > MAX_MESSAGE {
+                return;
+            }
+            let answer = Arc::clone(&answer);
+            let key = own_key.clone();
+            runtime.spawn(async move {
+                for piece in answer(question).await {
+                    if let Err(error) = query.reply(&key, piece).await {
+                        tracing::debug!(%key, %error, "an answer could not be sent");
+                        return;
+                    }
+                }
+            });
+        };
+        let what = What::Queryable(key.to_owned(), Arc::new(asked));
+        Ok(Answering {
+            _declared: self.declare(what).await?,
+        })
+    }
+
+    /// Asks everyone who answers on a key matching `key`, and collects what they say, until all
+    /// have answered or `timeout` is over. Pieces of one answer keep their order.
+    ///
+    /// # Errors
+    /// When the session is closed or the key is not one. Nobody answering is an empty list.
+    pub async fn ask(
+        &self,
+        key: &str,
+        question: Vec<u8>,
+        timeout: Duration,
+    ) -> Result<Vec<Message>, BusError> {
+        let mut answers = self.ask_each(key, question, timeout).await?;
+        let mut all = Vec::new();
+        while let Some(answer) = answers.recv().await {
+            all.push(answer.message);
+        }
+        Ok(all)
+    }
+
+    /// The same, each answer as it comes and when it came. There are no more when all have
+    /// answered or `timeout` is over.
+    ///
+    /// # Errors
+    /// When the session is closed or the key is not one.
+    pub async fn ask_each(
+        &self,
+        key: &str,
+        question: Vec<u8>,
+        timeout: Duration,
+    ) -> Result<mpsc::UnboundedReceiver<Answer>, BusError> {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let asked = Instant::now();
+        self.session()
+            .get(key)
+            .payload(question)
+            .target(QueryTarget::All)
+            .consolidation(ConsolidationMode::None)
+            .timeout(timeout)
+            // Answers travel with the question's own setting: a large one waits, none is dropped.
+            .congestion_control(CongestionControl::Block)
+            // zenoh drops the callback, and with it the sender, when all have answered or time is
+            // up.
+            .callback(move |reply| {
+                if let Ok(sample) = reply.result() {
+                    // The receiver is gone only when the asker gave up.
+                    let _ = sender.send(Answer {
+                        message: Message {
+                            key: sample.key_expr().to_string(),
+                            payload: sample.payload().to_bytes().into_owned(),
+                        },
+                        came: SystemTime::now(),
+                        after: asked.elapsed(),
+                    });
+                }
+            })
+            .await
+            .map_err(operation("ask on", key))?;
+        Ok(receiver)
+    }
+}
