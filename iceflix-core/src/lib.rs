@@ -40,3 +40,6 @@ pub mod service;
 pub mod span;
 pub mod topics;
 pub mod trust;
+
+#[cfg(test)]
+mod simulation;

@@ -8,7 +8,7 @@ pub mod cluster;
 mod codec;
 pub mod door;
 mod frames;
-mod health;
+pub(crate) mod health;
 pub mod inside;
 pub mod link;
 pub mod serve;

@@ -1,6 +1,7 @@
 //! Replicas on a network that loses, delays, overtakes and repeats what they say, on virtual time:
 //! their real messages and their real merging, over turmoil's datagrams. One dies for good, one
-//! falls and rises again, and for a while two halves do not hear each other.
+//! falls and rises again, and for a while two halves do not hear each other. Of some writes nothing
+//! is broadcast at all: there is only the peer that was asked to keep them.
 
 use super::{
     digest::Digest,
@@ -48,8 +49,9 @@ enum Said {
     /// Say everything.
     Ask,
     Everything(Piece),
-    Question(Question),
-    Digest(Answer),
+    /// Questions are numbered, and their answers alike.
+    Question(u64, Question),
+    Answer(u64, Answer),
     Rows(Piece),
 }
 
@@ -59,6 +61,17 @@ struct Disk {
     rows: Rows,
     /// Every row as it was written here.
     written: Vec<(String, Row)>,
+    /// Those of them that a peer has said it keeps.
+    acknowledged: Vec<(String, Row)>,
+    /// How many of these were never broadcast.
+    unsaid: usize,
+}
+
+/// A write that waits for a peer to keep it.
+struct Unkept {
+    key: String,
+    row: Row,
+    said: bool,
 }
 
 type Shared = Rc<Mutex<Disk>>;
@@ -71,6 +84,8 @@ struct Host {
     rng: StdRng,
     incarnation: u64,
     number: u64,
+    question: u64,
+    unkept: BTreeMap<u64, Unkept>,
     /// How far its clock is from the others', in seconds from 1970.
     clock: u64,
 }
@@ -87,6 +102,9 @@ impl Host {
             follower: Follower::default(),
             incarnation: rng.random(),
             number: 0,
+            // No earlier life's answers are taken for this one's.
+            question: rng.random_range(0..u64::MAX / 2),
+            unkept: BTreeMap::new(),
             // Hours apart.
             clock: 1_800_000_000 + rng.random_range(0..10_000),
             rng,
@@ -111,7 +129,7 @@ impl Host {
                         host.follower.silent(&peer.parse()?);
                     }
                     if let Some(peer) = host.peers().choose(&mut host.rng).copied() {
-                        host.send(peer, &Said::Question(Question::Digest)).await?;
+                        host.ask(peer, Question::Digest).await?;
                     }
                 }
                 () = tokio::time::sleep_until(writes) => {
@@ -137,6 +155,12 @@ impl Host {
         Ok(())
     }
 
+    async fn ask(&mut self, peer: &str, question: Question) -> turmoil::Result {
+        self.question += 1;
+        let question = Said::Question(self.question, question);
+        self.send(peer, &question).await
+    }
+
     async fn tell(&mut self, changes: Vec<(String, Option<Value>)>) -> turmoil::Result {
         self.number += u64::from(!changes.is_empty());
         let (incarnation, number) = (self.incarnation, self.number);
@@ -151,7 +175,7 @@ impl Host {
         Ok(())
     }
 
-    /// Sets or removes a row, as `Replica::put` does.
+    /// Sets or removes a row, as `Replica::put` does. It is acknowledged when a peer keeps it.
     async fn write(&mut self) -> turmoil::Result {
         let n = self.rng.random_range(0..12);
         let (key, value) = match self.rng.random_range(0..4) {
@@ -174,7 +198,31 @@ impl Host {
             disk.written.push((key.clone(), row.clone()));
             row
         };
-        self.tell(vec![(key, Some(row.to_value()))]).await
+        let value = row.to_value();
+        let said = self.rng.random_bool(0.7);
+        match said {
+            true => self.tell(vec![(key.clone(), Some(value.clone()))]).await?,
+            // It has its number; nobody hears of it before the next.
+            false => self.number += 1,
+        }
+        self.question += 1;
+        let rows = Entries::from([(key.clone(), value)]);
+        let question = Said::Question(self.question, Question::Keep(rows));
+        for peer in self.peers() {
+            self.send(peer, &question).await?;
+        }
+        let unkept = Unkept { key, row, said };
+        self.unkept.insert(self.question, unkept);
+        Ok(())
+    }
+
+    /// A peer keeps what it was asked to.
+    fn kept(&mut self, question: u64) {
+        if let Some(Unkept { key, row, said }) = self.unkept.remove(&question) {
+            let mut disk = disk(&self.disk);
+            disk.acknowledged.push((key, row));
+            disk.unsaid += usize::from(!said);
+        }
     }
 
     fn merge(&self, entries: Entries) {
@@ -202,19 +250,25 @@ impl Host {
                     self.send(from.as_str(), &Said::Everything(piece)).await?;
                 }
             }
-            Said::Question(Question::Digest) => {
+            Said::Question(number, Question::Digest) => {
                 let digest = disk(&self.disk).rows.digest().clone();
-                let answer = Said::Digest(Answer::Digest(digest));
+                let answer = Said::Answer(number, Answer::Digest(digest));
                 self.send(from.as_str(), &answer).await?;
             }
-            Said::Digest(Answer::Digest(theirs)) => {
+            Said::Answer(_, Answer::Digest(theirs)) => {
                 let differing = self.differing(&theirs);
                 if !differing.is_empty() {
-                    let question = Said::Question(Question::Buckets(differing));
-                    self.send(from.as_str(), &question).await?;
+                    let question = Question::Buckets(differing);
+                    self.ask(from.as_str(), question).await?;
                 }
             }
-            Said::Question(Question::Buckets(buckets)) => {
+            Said::Question(number, Question::Keep(rows)) => {
+                self.merge(rows);
+                let kept = Said::Answer(number, Answer::Kept);
+                self.send(from.as_str(), &kept).await?;
+            }
+            Said::Answer(number, Answer::Kept) => self.kept(number),
+            Said::Question(_, Question::Buckets(buckets)) => {
                 let rows = disk(&self.disk).rows.in_buckets(&buckets);
                 for piece in pieces(rows) {
                     let piece = decode(&piece).expect("what was just made");
@@ -226,8 +280,7 @@ impl Host {
                     self.merge(snapshot.entries);
                 }
             }
-            Said::Question(Question::Keep(_) | Question::Writable)
-            | Said::Digest(Answer::Kept | Answer::Writable) => {}
+            Said::Question(_, Question::Writable) | Said::Answer(_, Answer::Writable) => {}
         }
         Ok(())
     }
@@ -318,10 +371,17 @@ proptest! {
     fn all_that_live_come_to_have_the_same_rows(seed in any::<u32>()) {
         let disks = simulate(seed.into());
         let living = || disks.iter().take(DEAD).map(disk);
-        // All that those who live have ever written; and of the dead one's what anybody has.
+        // All that those who live have ever written; and of the dead one's what was acknowledged,
+        // and what anybody has.
         let mut wanted = Rows::new(GROWING);
         for disk in living() {
             wanted.merge(disk.written.clone());
+        }
+        {
+            let dead = disk(&disks[DEAD]);
+            prop_assert!(dead.acknowledged.len() > 50, "{}", dead.acknowledged.len());
+            prop_assert!(dead.unsaid > 10, "{}", dead.unsaid);
+            wanted.merge(dead.acknowledged.clone());
         }
         let mut greatest: BTreeMap<String, u64> = BTreeMap::new();
         for disk in living() {

@@ -26,7 +26,7 @@ use tokio::sync::{OnceCell, watch};
 pub(super) const WAIT_FOR_ONE: Duration = Duration::from_secs(2);
 
 /// How many attempts a call gets in all.
-const ATTEMPTS: u32 = 5;
+pub(crate) const ATTEMPTS: u32 = 5;
 
 /// A client stub that tarpc generated, and how to make it of a connection.
 pub trait Stub: Clone + Send + Sync + 'static {
@@ -70,7 +70,7 @@ pub enum Effort {
 }
 
 impl Effort {
-    fn first(self) -> Duration {
+    pub(crate) fn first(self) -> Duration {
         match self {
             Effort::Read => Duration::from_millis(500),
             Effort::Write => Duration::from_secs(2),
@@ -363,7 +363,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// How long a call waits after so many attempts that failed: after the first not at all, since the
 /// next instance may be well; then 20, 40, 80 ms, and up to half as long again, so that callers who
 /// failed together do not come back together.
-fn pause(attempts: u32) -> Option<Duration> {
+pub(crate) fn pause(attempts: u32) -> Option<Duration> {
     let pause = match attempts {
         0 | 1 => return None,
         _ => 5 << attempts.min(5),

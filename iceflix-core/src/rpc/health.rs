@@ -22,7 +22,7 @@ const LONGEST: Duration = Duration::from_secs(30);
 
 /// Whose turn it is, and who is passed over.
 #[derive(Debug, Default)]
-pub(super) struct Health {
+pub(crate) struct Health {
     turns: Turns,
     started: BTreeSet<Kind>,
     failed: BTreeMap<SocketAddr, Failed>,

@@ -13,7 +13,7 @@ use std::time::Duration;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 /// How far the clock of the authenticator may be ahead of ours.
-pub(super) const LEEWAY: Duration = Duration::from_secs(2);
+pub(crate) const LEEWAY: Duration = Duration::from_secs(2);
 
 /// Whom a token stands for.
 #[derive(Debug, Clone, PartialEq, Eq)]
