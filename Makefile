@@ -45,7 +45,7 @@ help:
 	@echo 'make test           everything the project checks, from nothing'
 	@echo 'make faults         kill, part and starve a cluster that is used, and say what became of it (as root)'
 	@echo 'make fuzz           throw random input at every parser, a minute each (SECONDS_EACH=60)'
-	@echo 'make bench          measure; a table, and JSON under target/'
+	@echo 'make bench          measure; a table, and JSON under target/ (what faults cost: as root)'
 	@echo 'make fmt            format the sources'
 	@echo 'make clean          remove what was built'
 
@@ -86,8 +86,9 @@ fmt:
 	cargo fmt --all
 
 bench:
-	scripts/bootstrap
-	cargo run --release --locked -p iceflix-bench
+	scripts/bootstrap --test
+	cargo build $(CARGO_ARGS)
+	target/release/iceflix-bench
 
 clean:
 	cargo clean

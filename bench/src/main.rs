@@ -5,6 +5,7 @@
 
 mod calls;
 mod detection;
+mod faults;
 mod film;
 mod first_packet;
 mod hashing;
@@ -62,6 +63,8 @@ enum Part {
     Rows,
     /// How soon everybody knows who is dead, and whether the busy are taken for it
     Detection,
+    /// How soon faults are noticed in a cluster of three machines, and what they cost its users
+    Faults,
 }
 
 fn main() -> ExitCode {
@@ -133,6 +136,8 @@ async fn run(options: &Options) -> anyhow::Result<()> {
         figures: Vec::new(),
     };
     let wanted = |part| options.only.is_empty() || options.only.contains(&part);
+    // What is missing is said now, and not when all the rest has been measured.
+    let harness = wanted(Part::Faults).then(faults::program).transpose()?;
     if wanted(Part::Hashing) {
         let figures = timed("hashing", hashing::run(options, &dir)).await?;
         report.figures.extend(figures);
@@ -174,6 +179,10 @@ async fn run(options: &Options) -> anyhow::Result<()> {
         let figures = Box::pin(timed("detection", detection::run(options))).await?;
         report.figures.extend(figures);
     }
+    if let Some(program) = &harness {
+        let figures = timed("faults", faults::run(options, program)).await?;
+        report.figures.extend(figures);
+    }
     report.load_after = load();
     let path = dir.join("results.json");
     report.write(&path)?;
@@ -196,7 +205,11 @@ async fn timed(
 ) -> anyhow::Result<Vec<Figure>> {
     let begin = Instant::now();
     let figures = measuring.await.with_context(|| what.to_owned())?;
-    eprintln!("{what}: measured in {:.0} s", begin.elapsed().as_secs_f64());
+    let done = match figures.is_empty() {
+        true => "nothing measured",
+        false => "measured",
+    };
+    eprintln!("{what}: {done} in {:.0} s", begin.elapsed().as_secs_f64());
     Ok(figures)
 }
 

@@ -10,23 +10,52 @@ use std::process::Command;
 /// What is run, and within how many seconds the last Main must have missed what is gone. Asked for are
 /// 0.1 s for one that is killed and 1.2 s for one that hangs or is cut off; the rest is for a machine
 /// that has other things to do. Who cannot write withdraws, which may not be needed.
-const QUICK: [(&str, Option<f64>); 9] = [
+const QUICK: [(&str, Option<f64>); 17] = [
     ("kill-auth", Some(1.0)),
     ("kill-catalog-of-two", Some(1.0)),
     ("kill-streaming", Some(1.0)),
     ("stop-catalog-2s", Some(2.0)),
+    ("stop-main-2s", Some(2.0)),
+    ("stop-streaming-15s", Some(2.0)),
     ("cable", Some(2.0)),
+    ("flapping", None),
+    ("silence", Some(2.0)),
     ("split", Some(2.0)),
     ("clock+5s", Some(12.0)),
+    ("slow-disk", None),
     ("torn-catalog", Some(1.0)),
+    ("lost-auth", Some(1.0)),
     ("disk-full", None),
+    ("read-only", Some(1.0)),
+    (STORM, None),
 ];
 
+/// Hits everybody, so that no film plays where nothing happens.
+const STORM: &str = "storm";
+
 /// Of these a streaming node is hit, where a film plays.
-const HIT: [&str; 5] = ["kill-streaming", "cable", "split", "clock+5s", "disk-full"];
+const HIT: [&str; 10] = [
+    "kill-streaming",
+    "stop-streaming-15s",
+    "cable",
+    "flapping",
+    "silence",
+    "split",
+    "clock+5s",
+    "slow-disk",
+    "disk-full",
+    STORM,
+];
 
 /// And there it goes on at another node.
-const MOVES: [&str; 3] = ["kill-streaming", "cable", "split"];
+const MOVES: [&str; 6] = [
+    "kill-streaming",
+    "stop-streaming-15s",
+    "cable",
+    "silence",
+    "split",
+    STORM,
+];
 
 fn faults(words: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_iceflix-faults"));
@@ -38,7 +67,7 @@ fn faults(words: &[&str]) -> Command {
 fn made(words: &[&str]) -> Vec<Value> {
     let dir = tempfile::tempdir().unwrap();
     let results = dir.path().join("faults.json");
-    let mut command = faults(&["run"]);
+    let mut command = faults(&["run", "--storm", "30"]);
     let status = command.args(words).arg("--json").arg(&results).status();
     let status = status.unwrap();
     let Ok(text) = std::fs::read(&results) else {
@@ -59,12 +88,16 @@ fn quick(line: &Value) -> bool {
     let name = line["fault"].as_str().unwrap();
     let (_, within) = QUICK.iter().find(|(known, _)| *known == name).unwrap();
     let seconds = |which: &str| line[which].as_f64();
+    let latency = &line["latency"];
     // Nothing is shown where nothing happened.
     ["commands", "acknowledged"]
         .iter()
         .all(|counted| line[counted].as_u64() > Some(10))
+        && latency["calm"]["count"].as_u64() > Some(10)
+        && latency["during"]["count"].as_u64() > Some(0)
+        && latency["added_p99"].is_f64()
         && within.is_none_or(|within| seconds("detected").is_some_and(|time| time <= within))
-        && seconds("stalled").is_some_and(|time| time < 2.0)
+        && seconds("stalled").map_or(name == STORM, |time| time < 2.0)
         && seconds("stalled_hit").is_some() == HIT.contains(&name)
         && seconds("stalled_hit").is_none_or(|time| time < 3.0)
         && (!MOVES.contains(&name) || line["moves"].as_u64() > Some(0))

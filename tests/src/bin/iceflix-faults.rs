@@ -32,6 +32,12 @@ enum Words {
     },
 }
 
+/// How long the restart storm lasts if not said otherwise.
+const STORM: Duration = Duration::from_secs(600);
+
+/// And in `make test`.
+const QUICK_STORM: Duration = Duration::from_secs(30);
+
 #[derive(Debug, Clone, clap::Args)]
 struct Run {
     /// Which; all when none is named
@@ -39,9 +45,9 @@ struct Run {
     /// Those of `make test` only
     #[arg(long)]
     quick: bool,
-    /// How long the restart storm lasts
-    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
-    storm: u64,
+    /// How long the restart storm lasts: 600 if not said, with `--quick` 30
+    #[arg(long, value_name = "SECONDS")]
+    storm: Option<u64>,
     /// Where the results are written, as JSON
     #[arg(long, value_name = "FILE", default_value = "target/faults.json")]
     json: PathBuf,
@@ -50,7 +56,11 @@ struct Run {
 impl Run {
     fn chosen(&self) -> anyhow::Result<Vec<Fault>> {
         let options = Options {
-            storm: Duration::from_secs(self.storm),
+            storm: match self.storm {
+                Some(seconds) => Duration::from_secs(seconds),
+                None if self.quick => QUICK_STORM,
+                None => STORM,
+            },
         };
         let mut all = faults::all(&options);
         let unknown = self
@@ -88,9 +98,7 @@ fn main() -> ExitCode {
 }
 
 fn list() {
-    let options = Options {
-        storm: Duration::from_secs(600),
-    };
+    let options = Options { storm: STORM };
     for fault in faults::all(&options) {
         let mark = if fault.quick { "*" } else { " " };
         println!("{mark} {:20} {}", fault.name, fault.about);
@@ -112,9 +120,10 @@ fn outside(run: &Run) -> anyhow::Result<bool> {
     command
         .args(&run.names)
         .args(run.quick.then_some("--quick"));
-    command
-        .args(["--storm", &run.storm.to_string(), "--json"])
-        .arg(&run.json);
+    if let Some(seconds) = run.storm {
+        command.args(["--storm", &seconds.to_string()]);
+    }
+    command.arg("--json").arg(&run.json);
     let runtime = tokio::runtime::Runtime::new()?;
     let ended = runtime.block_on(async {
         let mut child = tokio::process::Command::from(command)

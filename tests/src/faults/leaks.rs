@@ -52,7 +52,7 @@ impl Held {
     }
 
     /// Whether it is memory that is more than before by what cannot be chance.
-    pub fn has_grown(self, before: Self) -> bool {
+    fn has_grown(self, before: Self) -> bool {
         self.memory_kb > before.memory_kb * 3 / 2 + 20_000
     }
 
@@ -99,10 +99,17 @@ impl Processes {
         Ok(Self(all.into_iter().filter_map(process).collect()))
     }
 
+    /// Those with more memory than one of their kind had at this other moment, by what cannot be chance,
+    /// and what that one held.
+    pub fn grown_since<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = (&'a Process, Held)> {
+        let all = self.beside(other);
+        all.filter(|(now, before)| now.held.has_grown(*before))
+    }
+
     /// Each, and what it may be compared with: itself at this earlier moment when it lived then,
     /// otherwise the most that one of its kind held. Of memory always that: who had nothing to do
     /// yet has little.
-    pub fn beside<'a>(&'a self, before: &'a Self) -> impl Iterator<Item = (&'a Process, Held)> {
+    fn beside<'a>(&'a self, before: &'a Self) -> impl Iterator<Item = (&'a Process, Held)> {
         self.0.iter().map(|now| {
             let itself = before.0.iter().find(|it| it.pid == now.pid);
             let of_kind = before.0.iter().filter(|it| it.kind == now.kind);

@@ -185,7 +185,8 @@ pub fn all(options: &Options) -> Vec<Fault> {
             "SIGSTOP of a Main for 2 s, while a catalogue dies",
             stop(Kind::Main, 20),
         )
-        .within(SILENT),
+        .within(SILENT)
+        .quick(),
         fault(
             "stop-main-15s",
             "SIGSTOP of a Main for 15 s, while a catalogue dies",
@@ -198,7 +199,8 @@ pub fn all(options: &Options) -> Vec<Fault> {
             stop(Kind::Streaming, 150),
         )
         .hits(&[2])
-        .within(SILENT),
+        .within(SILENT)
+        .quick(),
         fault(
             "cable",
             "a machine's cable out for 8 s, and in",
@@ -212,14 +214,16 @@ pub fn all(options: &Options) -> Vec<Fault> {
             "a machine's cable out and in, 12 times in 16 s",
             What::Flap,
         )
-        .hits(&[ODD]),
+        .hits(&[ODD])
+        .quick(),
         fault(
             "silence",
             "what a machine sends is lost for 8 s",
             What::Silence(&[1, 2, PEOPLE]),
         )
         .hits(&[ODD])
-        .within(SILENT),
+        .within(SILENT)
+        .quick(),
         fault(
             "silence-pair",
             "what a machine sends to one other is lost for 8 s",
@@ -254,7 +258,9 @@ pub fn all(options: &Options) -> Vec<Fault> {
         )
         .hits(&[ODD])
         .within(CLOCK),
-        fault("slow-disk", "a machine's fsync takes 0.7 s", What::SlowDisk).hits(&[ODD]),
+        fault("slow-disk", "a machine's fsync takes 0.7 s", What::SlowDisk)
+            .hits(&[ODD])
+            .quick(),
         fault(
             "torn-auth",
             "the end of an authenticator's last record is missing",
@@ -273,7 +279,8 @@ pub fn all(options: &Options) -> Vec<Fault> {
             "an authenticator's database is gone",
             What::LostDatabase(Kind::Auth),
         )
-        .within(KILLED),
+        .within(KILLED)
+        .quick(),
         fault(
             "lost-catalog",
             "a catalogue's database is gone",
@@ -292,12 +299,14 @@ pub fn all(options: &Options) -> Vec<Fault> {
             "a catalogue's file system is read-only for 10 s",
             What::ReadOnly,
         )
-        .within(KILLED),
+        .within(KILLED)
+        .quick(),
         fault(
             "storm",
             "instances of all kinds killed at random",
             What::Storm(options.storm),
         )
-        .hits(&[1, 2, 3]),
+        .hits(&[1, 2, 3])
+        .quick(),
     ]
 }

@@ -85,7 +85,12 @@ impl Load {
             if counted.films.values().filter(|film| begun(film)).count() >= playing {
                 break;
             }
-            anyhow::ensure!(start.elapsed() < BEGINNING, "no film: {counted:?}");
+            anyhow::ensure!(
+                start.elapsed() < BEGINNING,
+                "no film: {:?}, and commands failed: {:?}",
+                counted.films,
+                counted.errors
+            );
         }
         // What it took to begin is not the fault's.
         for film in load.tally.counted().films.values_mut() {

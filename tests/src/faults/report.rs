@@ -1,5 +1,6 @@
 //! What became of the faults: a table for people, JSON for programs.
 
+use super::latency::{Latency, Spread};
 use serde::Serialize;
 use std::{fmt::Write as _, time::Duration};
 
@@ -29,6 +30,8 @@ pub struct Line {
     /// The longest that a command took.
     #[serde(serialize_with = "second")]
     pub longest: Duration,
+    /// How long commands took before the fault and during it; `None`: it was not made.
+    pub latency: Option<Latency>,
     /// The longest that a film stood still whose node the fault does not touch, if there is one.
     #[serde(serialize_with = "seconds")]
     pub stalled: Option<Duration>,
@@ -46,7 +49,8 @@ pub struct Line {
     pub notes: Vec<String>,
 }
 
-fn second<S: serde::Serializer>(time: &Duration, to: S) -> Result<S::Ok, S::Error> {
+/// A time in seconds.
+pub(super) fn second<S: serde::Serializer>(time: &Duration, to: S) -> Result<S::Ok, S::Error> {
     to.serialize_f64(time.as_secs_f64())
 }
 
@@ -61,7 +65,7 @@ impl Line {
     }
 }
 
-const HEAD: [&str; 13] = [
+const HEAD: [&str; 14] = [
     "fault",
     "",
     "commands",
@@ -75,6 +79,7 @@ const HEAD: [&str; 13] = [
     "longest ms",
     "film ms",
     "hit film ms",
+    "p99 ms / calm",
 ];
 
 /// The table, in Markdown, and below it what is not as it should be.
@@ -137,6 +142,11 @@ fn cells(line: &Line) -> Vec<String> {
         ms(Some(line.longest)),
         ms(line.stalled),
         ms(line.stalled_hit),
+        line.latency.as_ref().map_or("-".to_owned(), |latency| {
+            let [during, calm] = [&latency.during, &latency.calm];
+            let p99 = |of: &Option<Spread>| ms(of.as_ref().map(|spread| spread.p99));
+            format!("{} / {}", p99(during), p99(calm))
+        }),
     ]
 }
 
@@ -146,6 +156,18 @@ mod tests {
 
     #[test]
     fn the_table_says_what_failed() {
+        let spread = |ms| Spread {
+            count: 3,
+            p50: Duration::from_millis(2),
+            p99: Duration::from_millis(ms),
+            longest: Duration::from_millis(ms),
+        };
+        let latency = Latency {
+            calm: Some(spread(29)),
+            during: Some(spread(37)),
+            added_p99: Some(-0.25),
+            ..Latency::default()
+        };
         let line = |fault: &str, failures: Vec<String>| Line {
             fault: fault.to_owned(),
             commands: 100,
@@ -157,6 +179,7 @@ mod tests {
             equal: true,
             detected: Some(Duration::from_micros(2500)),
             longest: Duration::from_millis(41),
+            latency: failures.is_empty().then(|| latency.clone()),
             stalled: None,
             stalled_hit: Some(Duration::from_millis(2345)),
             moves: 1,
@@ -173,11 +196,14 @@ mod tests {
         assert!(
             rows[2].starts_with("| kill-auth | ok ")
                 && rows[2].contains(" 1.2 ")
-                && rows[2].contains(" 2345 "),
+                && rows[2].contains(" 2345 ")
+                && rows[2].ends_with("       37 / 29 |"),
             "{text}"
         );
         assert!(
-            rows[3].starts_with("| cable     | FAILED ") && rows[3].contains("never"),
+            rows[3].starts_with("| cable     | FAILED ")
+                && rows[3].contains("never")
+                && rows[3].ends_with(" - |"),
             "{text}"
         );
         assert_eq!(rows[4], "FAILED: cable: login: no");
@@ -189,6 +215,11 @@ mod tests {
         );
         let json = serde_json::to_value(&lines).unwrap();
         assert_eq!(json[0]["whole"], 1.234);
-        assert!(json[1]["whole"].is_null());
+        assert!(json[1]["whole"].is_null() && json[1]["latency"].is_null());
+        let latency = &json[0]["latency"];
+        assert_eq!(latency["during"]["p99"], 0.037);
+        assert_eq!(latency["calm"]["count"], 3);
+        assert_eq!(latency["added_p99"], -0.25);
+        assert!(latency["added_p50"].is_null());
     }
 }

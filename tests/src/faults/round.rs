@@ -2,6 +2,7 @@
 
 use super::{
     Fault,
+    latency::{Latency, Phases},
     leaks::{Calm, nothing_left},
     load::{Load, Wanted, password},
     oracles::{equal_rows, lost, revived},
@@ -17,8 +18,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long the load runs before a fault and after it.
-const CALM: Duration = Duration::from_millis(1500);
+/// How long the load runs before a fault: more than a hundred commands, so that their 99th percentile
+/// is not just the slowest.
+const BEFORE: Duration = Duration::from_secs(4);
+
+/// How long it runs when the cluster is whole again.
+const AFTER: Duration = Duration::from_millis(1500);
 
 /// How long the cluster may take to be whole after a fault is over.
 pub const HEALING: Duration = Duration::from_secs(60);
@@ -223,7 +228,8 @@ pub async fn perform(world: &World, fault: &Fault, number: usize) -> anyhow::Res
         showings: world.showings(fault.hits)?,
     })
     .await?;
-    tokio::time::sleep(CALM).await;
+    let calm_since = Instant::now();
+    tokio::time::sleep(BEFORE).await;
     let mut round = Round {
         world,
         user: user.clone(),
@@ -238,6 +244,11 @@ pub async fn perform(world: &World, fault: &Fault, number: usize) -> anyhow::Res
     let made = match prepared {
         Ok(()) => super::make(fault.what, &mut round).await,
         failed => failed,
+    };
+    // What was only tried tells nothing of what the fault does.
+    let made_at = match &made {
+        Ok(()) => Some(round.made.first().map_or(begun, |made| made.at)),
+        Err(_) => round.made.first().map(|made| made.at),
     };
     if let Err(error) = made {
         round.fail(format!("the fault could not be made: {error:#}"));
@@ -260,7 +271,8 @@ pub async fn perform(world: &World, fault: &Fault, number: usize) -> anyhow::Res
             None
         }
     };
-    tokio::time::sleep(CALM).await;
+    let whole_at = whole.map_or_else(Instant::now, |took| healed + took);
+    tokio::time::sleep(AFTER).await;
     let tally = load.stop()?;
     let counted = tally.counted().clone();
     let equal = equal_rows(&mut round).await;
@@ -299,6 +311,15 @@ pub async fn perform(world: &World, fault: &Fault, number: usize) -> anyhow::Res
             },
         );
     }
+    let since_begun = |at: Instant| at.saturating_duration_since(tally.begun());
+    let latency = made_at.map(|at| {
+        let phases = Phases {
+            calm: since_begun(calm_since),
+            made: since_begun(at),
+            whole: since_begun(whole_at),
+        };
+        Latency::of(&counted.calls, &phases)
+    });
     let stalled = |hit: bool| {
         let films = counted.films.values().filter(|film| film.hit == hit);
         films.map(|film| film.stalled).max()
@@ -314,6 +335,7 @@ pub async fn perform(world: &World, fault: &Fault, number: usize) -> anyhow::Res
         equal,
         detected,
         longest: counted.longest(),
+        latency,
         stalled: stalled(false),
         stalled_hit: stalled(true),
         moves: counted.films.values().map(|film| film.moves).sum(),

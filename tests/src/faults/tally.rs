@@ -1,5 +1,6 @@
 //! What became of the commands of a load.
 
+use super::latency::Call;
 use client_cli::session::Session;
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -18,8 +19,8 @@ pub struct Tally {
 /// What was counted.
 #[derive(Debug, Default, Clone)]
 pub struct Counted {
-    /// By command: how many, and the longest that one took.
-    pub commands: BTreeMap<&'static str, (usize, Duration)>,
+    /// All commands, as they ended.
+    pub calls: Vec<Call>,
     /// What commands failed with: when (since the beginning), which, why.
     pub errors: Vec<(Duration, &'static str, String)>,
     /// Searches that found a film which live nodes have, and showed it as not available: when.
@@ -42,8 +43,8 @@ const ENDED: usize = 20;
 /// machine.
 const BACK: Duration = Duration::from_millis(2500);
 
-/// How far it may be ahead of where it should be: so much is between two reports of a player on a
-/// busy machine.
+/// How far it may be ahead of where it should be since it began, or moved: so much is between two
+/// reports of a player on a busy machine.
 const AHEAD: Duration = Duration::from_millis(500);
 
 /// How a film plays.
@@ -63,6 +64,8 @@ pub struct Film {
     pub ended: Option<String>,
     /// It has moved, and shows nothing yet.
     moving: bool,
+    /// Where its player began, and when.
+    began: Option<(Duration, Instant)>,
 }
 
 impl Film {
@@ -70,12 +73,18 @@ impl Film {
     pub fn shows(&mut self, place: Duration, now: Instant) {
         self.stands(now);
         let moved = std::mem::take(&mut self.moving);
-        if let Some((before, then)) = self.played.replace((place, now)) {
-            // Pictures that were late may come all at once.
-            let most = before + if moved { Duration::ZERO } else { now - then };
-            if place + BACK < before || place > most + AHEAD {
-                self.jumps.push((before, place));
-            }
+        let before = self.played.replace((place, now)).map(|(before, _)| before);
+        let most = match (before, self.began) {
+            (Some(before), _) if moved => before,
+            // Pictures that were late may come all at once, in a few reports.
+            (_, Some((first, then))) => first + (now - then),
+            _ => place,
+        };
+        if before.is_some_and(|before| place + BACK < before) || place > most + AHEAD {
+            self.jumps.push((before.unwrap_or_default(), place));
+        }
+        if moved || self.began.is_none() || place > most {
+            self.began = Some((place, now));
         }
     }
 
@@ -128,9 +137,11 @@ impl Tally {
         let result = command.await;
         let took = start.elapsed();
         let mut counted = self.counted();
-        let (count, longest) = counted.commands.entry(name).or_default();
-        *count += 1;
-        *longest = took.max(*longest);
+        counted.calls.push(Call {
+            command: name,
+            at: start - self.begun,
+            took,
+        });
         match result {
             Ok(value) => Some(value),
             Err(error) => {
@@ -153,12 +164,12 @@ impl Counted {
 
     /// How many commands were carried out.
     pub fn count(&self) -> usize {
-        self.commands.values().map(|(count, _)| count).sum()
+        self.calls.len()
     }
 
     /// The longest that a command took.
     pub fn longest(&self) -> Duration {
-        let all = self.commands.values().map(|(_, longest)| *longest);
+        let all = self.calls.iter().map(|call| call.took);
         all.max().unwrap_or_default()
     }
 }
@@ -166,6 +177,26 @@ impl Counted {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn every_command_is_kept_also_one_that_fails() {
+        let tally = Tally::default();
+        let done = tally.command("search", async { Ok::<_, String>(7) }).await;
+        assert_eq!(done, Some(7));
+        let slow = async {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            Err::<(), _>("no")
+        };
+        let failed = tally.command("login", slow).await;
+        assert_eq!(failed, None);
+        let counted = tally.counted();
+        let kept: Vec<_> = counted.calls.iter().map(|call| call.command).collect();
+        assert_eq!((kept, counted.count()), (vec!["search", "login"], 2));
+        assert!(counted.calls[0].at <= counted.calls[1].at);
+        assert_eq!(counted.errors.len(), 1);
+        let took = counted.calls[1].took;
+        assert!(took >= Duration::from_millis(5) && counted.longest() == took);
+    }
 
     #[test]
     fn a_film_that_moves_may_show_a_little_again_and_skips_nothing() {
@@ -181,9 +212,11 @@ mod tests {
         assert_eq!((film.stalled, film.jumps.len()), (second(2.5), 0));
         film.stands(begun + second(8.2));
         assert_eq!((film.stalled, film.moves), (second(2.7), 1));
-        // As it should be; back too far; on too far; and too far without a move.
+        // As it should be, also when what is late comes in two parts; back too far; on too far; and
+        // too far without a move.
         let places = [
-            (9.0, 4.0, false),
+            (9.0, 1.2, false),
+            (9.1, 4.0, false),
             (9.5, 1.0, true),
             (10.0, 2.0, true),
             (10.1, 4.0, false),
