@@ -141,6 +141,15 @@ struct Line {
     #[serde(deserialize_with = "Option::deserialize")]
     latency: Option<Latency>,
     failures: Vec<String>,
+    #[serde(default)]
+    late: Vec<String>,
+}
+
+impl Line {
+    /// All that is not as it should be.
+    fn wrong(&self) -> String {
+        [&self.failures[..], &self.late[..]].concat().join("; ")
+    }
 }
 
 /// How long commands took.
@@ -179,12 +188,11 @@ fn shortfalls(names: &[&str], lines: &[Line]) -> Vec<String> {
             None => said.push(format!("{name} was not got to: not measured")),
             Some(line) if line.latency.is_none() => said.push(format!(
                 "{name} was not made: not measured: {}",
-                line.failures.join("; ")
+                line.wrong()
             )),
-            Some(line) if !line.failures.is_empty() => said.push(format!(
-                "{name} was measured, and FAILED: {}",
-                line.failures.join("; ")
-            )),
+            Some(line) if !line.wrong().is_empty() => {
+                said.push(format!("{name} was measured, and FAILED: {}", line.wrong()))
+            }
             Some(_) => {}
         }
     }

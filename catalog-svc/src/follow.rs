@@ -136,9 +136,7 @@ pub async fn live(
     loop {
         let (live, company) = {
             let view = view.borrow_and_update();
-            let mut instances = view.instances.iter();
-            let company = instances.any(|instance| instance.endpoint.ip() != own);
-            (streaming(&view), company)
+            (streaming(&view), sees_others(&view, own))
         };
         store.shared_index().write().set_live(live);
         gate.look(company);
@@ -157,6 +155,12 @@ pub async fn live(
     }
 }
 
+/// Whether there is an instance on another machine than the one with this address.
+fn sees_others(view: &DirectoryView, own: IpAddr) -> bool {
+    let mut instances = view.instances.iter();
+    instances.any(|instance| instance.endpoint.ip() != own)
+}
+
 /// The streaming nodes of a directory.
 fn streaming(view: &DirectoryView) -> BTreeMap<InstanceId, Instance> {
     let nodes = view.instances.iter();
@@ -164,4 +168,35 @@ fn streaming(view: &DirectoryView) -> BTreeMap<InstanceId, Instance> {
         .filter(|instance| instance.kind == Kind::Streaming)
         .map(|node| (node.instance.clone(), node.clone()))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use iceflix_core::api::main::DirectoryVersion;
+
+    #[test]
+    fn others_are_those_at_other_addresses() {
+        let view = |addresses: &[&str]| DirectoryView {
+            version: DirectoryVersion {
+                counter: 0,
+                number: 0,
+            },
+            instances: addresses
+                .iter()
+                .map(|address| Instance {
+                    kind: Kind::Main,
+                    instance: "main-1".parse().unwrap(),
+                    endpoint: address.parse().unwrap(),
+                    pid: 1,
+                    load: 0,
+                    draining: false,
+                })
+                .collect(),
+        };
+        let own: IpAddr = "192.0.2.1".parse().unwrap();
+        assert!(!sees_others(&view(&[]), own));
+        assert!(!sees_others(&view(&["192.0.2.1:1", "192.0.2.1:2"]), own));
+        assert!(sees_others(&view(&["192.0.2.1:1", "192.0.2.2:1"]), own));
+    }
 }

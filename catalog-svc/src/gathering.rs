@@ -5,10 +5,11 @@
 //! show films as not available that live nodes have. So answers are held for a moment when somebody
 //! arrives while a node is missing that is known to have films: it may be the next.
 //!
-//! The same when somebody vanishes, since of a machine that is being cut off the links break one by
-//! one, too. And when somebody on another machine asks while no other machine is to be seen: their
+//! The same when a node is lost, since of a machine that is being cut off the links break one by one,
+//! too. And when somebody on another machine asks while no other machine is to be seen: their
 //! question has come, so the cable is in, and the links are about to return.
 
+use iceflix_core::directory::Churn;
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -20,14 +21,16 @@ use tokio::{sync::watch, time::Instant};
 const QUIET: Duration = Duration::from_millis(350);
 
 /// The longest that answers are held, whoever goes on arriving. It costs no error: a caller turns to
-/// another instance after half a second, and has a second's patience with that one.
-const LONGEST: Duration = Duration::from_secs(1);
+/// another instance after half a second, and has a second's patience with that one, of which this
+/// leaves some for the way.
+const LONGEST: Duration = Duration::from_millis(800);
 
 /// How long after the first question from another machine the links to others are to be expected.
-/// When the last other machine has died, questions are held until then, and no longer.
-const RETURNING: Duration = Duration::from_secs(2);
+/// When the last other machine has died, questions are held until then, and no longer. Where what
+/// others say arrives, and what is said here is lost, this may be over before the links return.
+const RETURNING: Duration = Duration::from_millis(1500);
 
-/// Instances that arrive, or vanish, one soon after the other. Pure: what happens comes with its
+/// Instances that arrive, or nodes that are lost, one soon after the other. Pure: what happens comes with its
 /// time.
 #[derive(Debug)]
 struct Gathering {
@@ -47,16 +50,16 @@ impl Gathering {
         }
     }
 
-    /// So many have arrived or vanished by now. After a while in which nobody did they begin a new
-    /// gathering; those that do without end do not.
-    fn saw(&mut self, churn: u64, now: Instant) {
-        if churn == self.seen {
+    /// So many have by now. After a while in which nobody did they begin a new gathering; those that
+    /// do without end do not.
+    fn saw(&mut self, counted: u64, now: Instant) {
+        if counted == self.seen {
             return;
         }
         if now >= self.last + QUIET {
             self.first = now;
         }
-        (self.seen, self.last) = (churn, now);
+        (self.seen, self.last) = (counted, now);
     }
 
     /// Until when an answer is held for a node that is missing; `None` when it is not.
@@ -105,24 +108,28 @@ impl Solitude {
 pub struct Gate(Arc<Inner>);
 
 struct Inner {
-    churn: watch::Receiver<u64>,
+    churn: watch::Receiver<Churn>,
     misses_nodes: Box<dyn Fn() -> bool + Send + Sync>,
-    gathering: Mutex<Gathering>,
+    /// Of those that arrive, and of the nodes that are lost: where both happen, those that arrive
+    /// are waited for as long as if none had been lost.
+    gatherings: Mutex<[Gathering; 2]>,
     solitude: Mutex<Solitude>,
     looked: watch::Sender<()>,
 }
 
 impl Gate {
-    /// One for a catalogue that starts now and hears how often an instance arrived or vanished;
+    /// One for a catalogue that starts now and hears who arrives and who is lost;
     /// `misses_nodes` says whether a node may be missing that has films.
     pub fn new(
-        churn: watch::Receiver<u64>,
+        churn: watch::Receiver<Churn>,
         misses_nodes: impl Fn() -> bool + Send + Sync + 'static,
     ) -> Self {
+        let now = Instant::now();
+        let begun = || Gathering::begun(now);
         Self(Arc::new(Inner {
             churn,
             misses_nodes: Box::new(misses_nodes),
-            gathering: Mutex::new(Gathering::begun(Instant::now())),
+            gatherings: Mutex::new([begun(), begun()]),
             solitude: Mutex::default(),
             looked: watch::channel(()).0,
         }))
@@ -136,8 +143,8 @@ impl Gate {
         self.0.looked.send_replace(());
     }
 
-    /// Waits until no node is missing that may be about to be seen, a second at most. At once when
-    /// nobody has arrived or vanished lately, and others are there. `from_elsewhere` says whether
+    /// Waits until no node is missing that may be about to be seen, 0.8 s at most. At once when
+    /// nobody has arrived or was lost lately, and others are there. `from_elsewhere` says whether
     /// who asks is on another machine.
     pub async fn settled(&self, from_elsewhere: bool) {
         let held_until = || self.held_until(from_elsewhere);
@@ -170,11 +177,19 @@ impl Gate {
     }
 
     fn held_until(&self, from_elsewhere: bool) -> Option<Instant> {
-        // Without looking at the nodes, mostly: nobody has arrived or vanished.
+        // Without looking at the nodes, mostly: nobody has arrived or was lost.
         let now = Instant::now();
-        let returning = from_elsewhere.then(|| self.solitude().holds_until(now));
-        let until = self.gathering(now).max(returning.flatten())?;
-        (self.0.misses_nodes)().then_some(until)
+        let settling = self.gathering(now);
+        let alone = from_elsewhere && self.solitude().alone;
+        if (settling.is_none() && !alone) || !(self.0.misses_nodes)() {
+            return None;
+        }
+        let returning = if alone {
+            self.solitude().holds_until(now)
+        } else {
+            None
+        };
+        settling.max(returning)
     }
 
     fn solitude(&self) -> MutexGuard<'_, Solitude> {
@@ -183,14 +198,19 @@ impl Gate {
         solitude.unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes in who has arrived or vanished; until when that holds answers.
+    /// Takes in who has arrived and who was lost; until when that holds answers.
     fn gathering(&self, now: Instant) -> Option<Instant> {
-        let churn = *self.0.churn.borrow();
-        let gathering = self.0.gathering.lock();
-        // Times and a number: a panic cannot have left them half changed.
-        let mut gathering = gathering.unwrap_or_else(PoisonError::into_inner);
-        gathering.saw(churn, now);
-        gathering.holds_until(now)
+        let Churn {
+            arrived,
+            nodes_lost,
+        } = *self.0.churn.borrow();
+        let gatherings = self.0.gatherings.lock();
+        // Times and numbers: a panic cannot have left them half changed.
+        let mut gatherings = gatherings.unwrap_or_else(PoisonError::into_inner);
+        let [arriving, losing] = &mut *gatherings;
+        arriving.saw(arrived, now);
+        losing.saw(nodes_lost, now);
+        arriving.holds_until(now).max(losing.holds_until(now))
     }
 }
 
@@ -201,6 +221,13 @@ mod tests {
     use proptest::prelude::*;
     use std::sync::atomic::{AtomicBool, Ordering};
 
+    fn came(arrived: u64) -> Churn {
+        Churn {
+            arrived,
+            nodes_lost: 0,
+        }
+    }
+
     const fn ms(ms: u64) -> Duration {
         Duration::from_millis(ms)
     }
@@ -208,7 +235,7 @@ mod tests {
     proptest! {
         /// Whoever arrives when, and whenever it is asked.
         #[test]
-        fn an_answer_is_held_while_others_may_follow_and_a_second_at_most(
+        fn an_answer_is_held_while_others_may_follow_and_eight_tenths_at_most(
             pauses in proptest::collection::vec(0u64..400, 0..30),
             asked in 0u64..3_000,
         ) {
@@ -240,9 +267,9 @@ mod tests {
     }
 
     /// A gate, who arrives, and whether a node is missing. The start is over.
-    async fn setting() -> (Gate, watch::Sender<u64>, Arc<AtomicBool>) {
+    async fn setting() -> (Gate, watch::Sender<Churn>, Arc<AtomicBool>) {
         let missing = Arc::new(AtomicBool::new(true));
-        let (arrived, arrivals) = watch::channel(0);
+        let (arrived, arrivals) = watch::channel(Churn::default());
         let misses = Arc::clone(&missing);
         let gate = Gate::new(arrivals, move || misses.load(Ordering::SeqCst));
         tokio::time::sleep(QUIET).await;
@@ -257,7 +284,7 @@ mod tests {
             "nobody arrived"
         );
         missing.store(false, Ordering::SeqCst);
-        arrived.send_replace(1);
+        arrived.send_replace(came(1));
         assert!(
             gate.settled(true).now_or_never().is_some(),
             "nobody is missing"
@@ -267,7 +294,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_answer_passes_as_soon_as_the_missing_node_is_there() {
         let (gate, arrived, missing) = setting().await;
-        arrived.send_replace(1);
+        arrived.send_replace(came(1));
         let began = Instant::now();
         let held = {
             let gate = gate.clone();
@@ -275,11 +302,11 @@ mod tests {
         };
         tokio::time::sleep(ms(100)).await;
         // Another one, which has no films.
-        arrived.send_replace(2);
+        arrived.send_replace(came(2));
         gate.look(true);
         tokio::time::sleep(ms(200)).await;
         assert!(!held.is_finished());
-        arrived.send_replace(3);
+        arrived.send_replace(came(3));
         missing.store(false, Ordering::SeqCst);
         gate.look(true);
         held.await.unwrap();
@@ -305,7 +332,7 @@ mod tests {
         };
         tokio::time::sleep(ms(700)).await;
         assert!(!held.is_finished());
-        arrived.send_replace(1);
+        arrived.send_replace(came(1));
         missing.store(false, Ordering::SeqCst);
         gate.look(true);
         held.await.unwrap();
@@ -313,11 +340,12 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn where_the_last_other_machine_has_died_questions_are_held_for_two_seconds_in_all() {
+    async fn where_the_last_other_machine_has_died_questions_are_held_for_a_second_and_a_half_in_all()
+     {
         let (gate, ..) = setting().await;
         gate.look(true);
         gate.look(false);
-        for longest in [ms(1000), ms(1000), ms(0), ms(0)] {
+        for longest in [ms(800), ms(700), ms(0), ms(0)] {
             let began = Instant::now();
             gate.settled(true).await;
             assert!(began.elapsed() <= longest + ms(10));
@@ -330,15 +358,48 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn whoever_starts_waits_until_nobody_arrives_any_more_a_second_at_most() {
-        for (arriving, waits) in [(0, 350), (3, 650), (50, 1000)] {
-            let (arrived, arrivals) = watch::channel(0);
+    async fn answers_are_held_while_links_break_and_anew_when_they_return() {
+        let (gate, turned, _) = setting().await;
+        let mut churn = Churn::default();
+        let began = Instant::now();
+        // Four break, and as many return, each 300 ms after the one before.
+        for n in 0..8 {
+            match n {
+                0..4 => churn.nodes_lost += 1,
+                _ => churn.arrived += 1,
+            }
+            turned.send_replace(churn);
+            gate.look(true);
+            let held = gate.settled(false).now_or_never().is_none();
+            // The fourth of each comes after more than the longest that answers are held for any.
+            assert_eq!(held, n % 4 < 3, "{n}");
+            tokio::time::sleep(ms(300)).await;
+        }
+        assert_eq!(began.elapsed(), ms(2400));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_asks_while_nobody_is_missing_begins_no_return() {
+        let (gate, _turned, missing) = setting().await;
+        gate.look(true);
+        gate.look(false);
+        missing.store(false, Ordering::SeqCst);
+        gate.settled(true).await;
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        missing.store(true, Ordering::SeqCst);
+        assert!(gate.settled(true).now_or_never().is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_starts_waits_until_nobody_arrives_any_more_eight_tenths_at_most() {
+        for (arriving, waits) in [(0, 350), (3, 650), (50, 800)] {
+            let (arrived, arrivals) = watch::channel(Churn::default());
             let gate = Gate::new(arrivals, || false);
             let began = Instant::now();
             let coming = async {
                 for n in 1..=arriving {
                     tokio::time::sleep(ms(100)).await;
-                    arrived.send_replace(n);
+                    arrived.send_replace(came(n));
                     gate.look(true);
                 }
                 std::future::pending::<()>().await;
@@ -359,7 +420,7 @@ mod tests {
     async fn who_stays_away_is_waited_for_a_moment_and_not_for_each_that_arrives() {
         let (gate, arrived, _) = setting().await;
         let began = Instant::now();
-        arrived.send_replace(1);
+        arrived.send_replace(came(1));
         gate.settled(true).await;
         let took = began.elapsed();
         assert!(took >= QUIET && took < QUIET + ms(10), "{took:?}");
@@ -367,7 +428,7 @@ mod tests {
         // Now they come without end.
         let coming = tokio::spawn(async move {
             for n in 2.. {
-                arrived.send_replace(n);
+                arrived.send_replace(came(n));
                 tokio::time::sleep(ms(100)).await;
             }
         });

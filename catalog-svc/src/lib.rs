@@ -81,9 +81,9 @@ impl Server for CatalogServer {
             follow::hear(&store, heard, &new_title).await;
         }
         let gate = {
-            let store = store.clone();
+            let (store, verifier) = (store.clone(), node.verifier.clone());
             Gate::new(node.membership.churn(), move || {
-                store.index().misses_nodes()
+                store.index().misses_nodes(&verifier.expelled())
             })
         };
         let following = CancellationToken::new();

@@ -175,6 +175,26 @@ async fn a_search_that_meets_nodes_as_they_return_waits_for_who_is_missing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_film_is_not_said_to_be_gone_while_more_nodes_may_be_about_to_be_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = World::new("breaking").await;
+    let token = world.token("eva", Role::User);
+    let catalog = world.catalog("catalog-1", dir.path()).await;
+    let mut node = world.live_node("node-1", &[film(1, "Film")]).await;
+    catalog.until(&token, media(1), |tile| tile.available).await;
+    // The start is over, and the node's arrival.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let began = Instant::now();
+    node.go_away().await;
+    catalog
+        .until(&token, media(1), |tile| !tile.available)
+        .await;
+    let took = began.elapsed();
+    assert!(took > Duration::from_millis(300), "{took:?}");
+    catalog.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_search_does_not_wait_long_for_a_node_that_stays_away() {
     let dir = tempfile::tempdir().unwrap();
     let world = World::new("stays-away").await;

@@ -20,11 +20,20 @@ pub struct Directory {
     known: BTreeMap<(Kind, InstanceId), Known>,
     /// How often one came to life, or said so again.
     lives: u64,
-    /// How often one came that was not known to be alive, or vanished.
-    churn: u64,
+    churn: Churn,
     /// Those that are not shown, alive or not.
     expelled: HashSet<InstanceId>,
     number: u64,
+}
+
+/// How often instances came and were lost.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Churn {
+    /// How often one came to life that was not known to be alive, whether or not it has said yet how
+    /// to reach it.
+    pub arrived: u64,
+    /// How often a streaming node was gone without having said that it would leave.
+    pub nodes_lost: u64,
 }
 
 #[derive(Debug, Default)]
@@ -44,7 +53,7 @@ impl Directory {
         self.lives += 1;
         let key = (kind, instance.clone());
         if !self.known.contains_key(&key) && !self.expelled.contains(instance) {
-            self.churn += 1;
+            self.churn.arrived += 1;
         }
         let known = self.known.entry(key).or_default();
         // One that is doubted stays so until it answers: this may be its namesake, elsewhere.
@@ -85,8 +94,8 @@ impl Directory {
             return;
         };
         let leaving = known.description.as_ref().is_some_and(|it| it.draining);
-        if !leaving && !self.expelled.contains(instance) {
-            self.churn += 1;
+        if kind == Kind::Streaming && !leaving && !self.expelled.contains(instance) {
+            self.churn.nodes_lost += 1;
         }
         if known.description.is_some() {
             self.number += 1;
@@ -144,9 +153,8 @@ impl Directory {
         self.number
     }
 
-    /// How often an instance came to life, whether or not it has said yet how to reach it, or was
-    /// gone without having said that it would leave.
-    pub fn churn(&self) -> u64 {
+    /// Who came and who was lost so far.
+    pub fn churn(&self) -> Churn {
         self.churn
     }
 
@@ -202,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn who_comes_counts_before_it_is_described_and_once_and_so_does_who_vanishes() {
+    fn who_comes_counts_before_it_is_described_and_once_and_a_node_that_is_lost_does() {
         let mut directory = Directory::default();
         let mut churn = Vec::new();
         directory.expel(HashSet::from([id(9)]));
@@ -217,19 +225,24 @@ mod tests {
             (3, false),
         ] {
             match alive {
-                true => drop(directory.alive(Kind::Auth, &id(n))),
-                false => directory.gone(Kind::Auth, &id(n)),
+                true => drop(directory.alive(Kind::Streaming, &id(n))),
+                false => directory.gone(Kind::Streaming, &id(n)),
             }
-            churn.push(directory.churn());
+            let Churn {
+                arrived,
+                nodes_lost,
+            } = directory.churn();
+            churn.push((arrived, nodes_lost));
         }
-        assert_eq!(churn, [1, 1, 2, 3, 4, 4, 4, 4]);
+        let [one, two, gone, three] = [(1, 0), (2, 0), (2, 1), (3, 1)];
+        assert_eq!(churn, [one, one, two, gone, three, three, three, three]);
         assert!(directory.instances().is_empty());
         // Who has said that it would leave leaves nobody in doubt.
         let mut leaving = description(1);
         leaving.draining = true;
-        directory.described(Kind::Auth, &id(1), leaving);
-        directory.gone(Kind::Auth, &id(1));
-        assert_eq!(directory.churn(), 4);
+        directory.described(Kind::Streaming, &id(1), leaving);
+        directory.gone(Kind::Streaming, &id(1));
+        assert_eq!(directory.churn().nodes_lost, 1);
     }
 
     #[test]
@@ -264,7 +277,11 @@ mod tests {
         answer(&mut directory, 2, asked[1].2);
         assert_eq!(shown(&directory), [id(1), id(2)]);
         assert!(!directory.wanted(Kind::Auth, &id(2), asked[1].2));
-        assert_eq!(directory.churn(), 4, "three came, one vanished");
+        let churn = Churn {
+            arrived: 3,
+            nodes_lost: 0,
+        };
+        assert_eq!(directory.churn(), churn);
     }
 
     #[test]

@@ -448,7 +448,7 @@ impl Hearing {
         }
         for (speaker, pieces) in pieces {
             if let Some(snapshot) = assemble(pieces) {
-                let todo = self.follower.snapshot(&speaker, snapshot);
+                let todo = self.follower.refreshed(&speaker, snapshot);
                 // What else is to be asked comes up again with the next heartbeat.
                 let _ = self.pass_on(todo).await;
             }

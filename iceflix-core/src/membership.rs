@@ -6,7 +6,7 @@ use crate::{
         main::{DirectoryVersion, DirectoryView},
     },
     bus::{Alive, Bus, BusError, Message, Subscription},
-    directory::Directory,
+    directory::{Churn, Directory},
     topics::{Description, Topics},
 };
 use futures::{FutureExt, StreamExt, stream::FuturesUnordered};
@@ -24,7 +24,7 @@ const ASK_TIMEOUT: Duration = Duration::from_millis(500);
 #[derive(Clone)]
 pub struct Membership {
     view: watch::Receiver<Arc<DirectoryView>>,
-    churn: watch::Receiver<u64>,
+    churn: watch::Receiver<Churn>,
     expelled: watch::Sender<HashSet<InstanceId>>,
     doubt: mpsc::Sender<oneshot::Sender<()>>,
     _task: Arc<AbortOnDropHandle<()>>,
@@ -45,7 +45,7 @@ impl Membership {
             counter: rand::random(),
         };
         let (sender, view) = watch::channel(Arc::new(following.view()));
-        let (turned, churn) = watch::channel(0);
+        let (turned, churn) = watch::channel(Churn::default());
         let (expelled, to_expel) = watch::channel(HashSet::new());
         let (doubt, doubts) = mpsc::channel(1);
         let shown = Shown {
@@ -86,10 +86,10 @@ impl Membership {
         self.view.clone()
     }
 
-    /// How often an instance came to life so far, or vanished without a word, now and whenever one
-    /// does: before it has said how to reach it, so that whoever looks at the directory can tell
+    /// How often an instance came to life so far, or a node was lost, now and whenever that happens:
+    /// before whoever came has said how to reach it, so that whoever looks at the directory can tell
     /// that it is about to change.
-    pub fn churn(&self) -> watch::Receiver<u64> {
+    pub fn churn(&self) -> watch::Receiver<Churn> {
         self.churn.clone()
     }
 
@@ -102,7 +102,7 @@ impl Membership {
 /// What others see of it.
 struct Shown {
     view: watch::Sender<Arc<DirectoryView>>,
-    churn: watch::Sender<u64>,
+    churn: watch::Sender<Churn>,
 }
 
 struct Following {

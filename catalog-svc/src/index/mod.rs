@@ -24,7 +24,7 @@ use iceflix_core::{
 };
 use serde::{Deserialize, Serialize};
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     time::{Duration, Instant},
 };
 use tags::UserTags;
@@ -177,10 +177,11 @@ impl Index {
     }
 
     /// Whether a node that claims films is not alive, and has not said that it would leave: it may
-    /// be about to be seen again.
-    pub fn misses_nodes(&self) -> bool {
+    /// be about to be seen again. Not one of those `expelled`.
+    pub fn misses_nodes(&self, expelled: &HashSet<InstanceId>) -> bool {
         let mut providers = self.providers.iter();
-        providers.any(|(id, known)| !known.left && !self.live.contains_key(id))
+        providers
+            .any(|(id, known)| !known.left && !self.live.contains_key(id) && !expelled.contains(id))
     }
 
     /// Drops the claims of nodes that were not alive for `keep`, counted from the first call that

@@ -21,6 +21,20 @@ pub enum Todo {
 #[derive(Debug, Default)]
 pub struct Follower {
     speakers: BTreeMap<InstanceId, Speaker>,
+    /// How far each was heard, also while it is asked anew or is gone.
+    reached: BTreeMap<InstanceId, Reached>,
+}
+
+/// How many earlier lives of a speaker are remembered: more than it has while a snapshot is on its way.
+const MOST_LIVES: usize = 8;
+
+/// How far a speaker was heard.
+#[derive(Debug)]
+struct Reached {
+    incarnation: u64,
+    number: u64,
+    /// Its lives before this one.
+    before: Vec<u64>,
 }
 
 #[derive(Debug)]
@@ -79,6 +93,7 @@ impl Follower {
                 }
                 if said.number == *number + 1 && !said.changes.is_empty() {
                     *number = said.number;
+                    self.reaches(speaker, said.incarnation, said.number);
                     return vec![Todo::Tell(Heard::Changed(speaker.clone(), said.changes))];
                 }
                 self.ask(speaker, vec![said])
@@ -86,26 +101,56 @@ impl Follower {
         }
     }
 
-    /// A snapshot arrived.
+    /// A snapshot came that everybody was asked for, some time ago. What is known may be newer, also
+    /// when the speaker was lost or asked since: what it has revoked must not be good again until
+    /// its own answer comes.
+    pub fn refreshed(&mut self, speaker: &InstanceId, snapshot: Snapshot) -> Vec<Todo> {
+        let reached = self.reached.get(speaker);
+        let over = reached.is_some_and(|it| it.before.contains(&snapshot.incarnation));
+        match over || self.is_overtaken(speaker, &snapshot) {
+            true => Vec::new(),
+            false => self.snapshot(speaker, snapshot),
+        }
+    }
+
+    /// Whether more than this was heard of this life of a speaker.
+    fn is_overtaken(&self, speaker: &InstanceId, snapshot: &Snapshot) -> bool {
+        self.reached
+            .get(speaker)
+            .is_some_and(|it| it.incarnation == snapshot.incarnation && it.number > snapshot.number)
+    }
+
+    fn reaches(&mut self, speaker: &InstanceId, incarnation: u64, number: u64) {
+        let begun = || Reached {
+            incarnation,
+            number,
+            before: Vec::new(),
+        };
+        let reached = self.reached.entry(speaker.clone()).or_insert_with(begun);
+        if reached.incarnation != incarnation {
+            reached.before.retain(|life| *life != incarnation);
+            reached.before.push(reached.incarnation);
+            if reached.before.len() > MOST_LIVES {
+                reached.before.remove(0);
+            }
+        }
+        (reached.incarnation, reached.number) = (incarnation, number);
+    }
+
+    /// The snapshot arrived that a speaker was asked for.
     pub fn snapshot(&mut self, speaker: &InstanceId, snapshot: Snapshot) -> Vec<Todo> {
+        if self.is_overtaken(speaker, &snapshot) {
+            // Overtaken by changes: what is known is newer. Whoever still waits for one asks again at
+            // the next heartbeat.
+            return self.silent(speaker);
+        }
         let known = Speaker::Known {
             incarnation: snapshot.incarnation,
             number: snapshot.number,
         };
+        self.reaches(speaker, snapshot.incarnation, snapshot.number);
         let waiting = match self.speakers.insert(speaker.clone(), known) {
             Some(Speaker::Asked { waiting }) => waiting,
-            Some(Speaker::Known {
-                incarnation,
-                number,
-            }) if incarnation == snapshot.incarnation && number > snapshot.number => {
-                // An older answer overtaken by changes: what is known is newer.
-                let newer = Speaker::Known {
-                    incarnation,
-                    number,
-                };
-                self.speakers.insert(speaker.clone(), newer);
-                return Vec::new();
-            }
             _ => Vec::new(),
         };
         let mut todo = vec![Todo::Tell(Heard::Everything(
@@ -153,7 +198,14 @@ mod tests {
         follower: Follower,
         heard: Entries,
         asked: bool,
+        /// What a refresh has collected and not handed on yet.
+        collected: Option<Snapshot>,
+        /// The newest word that was heard.
+        newest: u64,
     }
+
+    /// Its value tells how new an entry is, over all lives.
+    const NEWEST: &str = "newest";
 
     impl World {
         fn id() -> InstanceId {
@@ -169,11 +221,50 @@ mod tests {
                     Todo::Tell(Heard::Gone(_)) => {}
                 }
             }
+            let now = self.heard.get(NEWEST).and_then(Value::as_u64);
+            let now = now.unwrap_or_default();
+            assert!(now >= self.newest, "{now} after {}", self.newest);
+            self.newest = now;
         }
 
-        fn say(&mut self, changes: Vec<Change>, lost: bool) {
+        /// From 1: before the first word nothing was heard.
+        fn life(&self) -> u64 {
+            self.incarnation + 1
+        }
+
+        fn word(&self) -> u64 {
+            self.life() * 1000 + self.number
+        }
+
+        fn now(&self) -> Snapshot {
+            Snapshot {
+                incarnation: self.incarnation,
+                number: self.number,
+                entries: self.entries.clone(),
+            }
+        }
+
+        fn restart(&mut self) {
+            if self.newest / 1000 != self.life() {
+                // Of a life that was never heard nobody can tell that it was an earlier one.
+                self.collected = None;
+            }
+            self.incarnation += 1;
+            self.number = 0;
+            self.entries = Entries::from([(NEWEST.to_owned(), Value::from(self.word()))]);
+        }
+
+        fn refresh(&mut self) {
+            if let Some(collected) = self.collected.take() {
+                let todo = self.follower.refreshed(&Self::id(), collected);
+                self.carry_out(todo);
+            }
+        }
+
+        fn say(&mut self, mut changes: Vec<Change>, lost: bool) {
             if !changes.is_empty() {
                 self.number += 1;
+                changes.push((NEWEST.to_owned(), Some(Value::from(self.word()))));
                 apply(&mut self.entries, &changes);
             }
             if !lost {
@@ -192,14 +283,7 @@ mod tests {
                 let todo = if lost {
                     self.follower.silent(&Self::id())
                 } else {
-                    self.follower.snapshot(
-                        &Self::id(),
-                        Snapshot {
-                            incarnation: self.incarnation,
-                            number: self.number,
-                            entries: self.entries.clone(),
-                        },
-                    )
+                    self.follower.snapshot(&Self::id(), self.now())
                 };
                 self.carry_out(todo);
             }
@@ -214,6 +298,8 @@ mod tests {
         Answer(bool),
         Restart,
         Flap,
+        Collect,
+        Refresh,
     }
 
     fn step() -> impl Strategy<Value = Step> {
@@ -224,11 +310,14 @@ mod tests {
             2 => any::<bool>().prop_map(Step::Answer),
             1 => Just(Step::Restart),
             1 => Just(Step::Flap),
+            1 => Just(Step::Collect),
+            1 => Just(Step::Refresh),
         ]
     }
 
     proptest! {
-        /// Whatever is lost, one heartbeat and one answer later the hearer knows everything.
+        /// Whatever is lost, one heartbeat and one answer later the hearer knows everything; and never
+        /// less than it did, whenever what a refresh collected comes.
         #[test]
         fn lost_messages_cost_delay_never_truth(steps in proptest::collection::vec(step(), 0..60)) {
             let mut world = World::default();
@@ -238,11 +327,9 @@ mod tests {
                     Step::Remove(n, lost) => world.say(vec![(n.to_string(), None)], lost),
                     Step::Heartbeat(lost) => world.say(vec![], lost),
                     Step::Answer(lost) => world.answer(lost),
-                    Step::Restart => {
-                        world.incarnation += 1;
-                        world.number = 0;
-                        world.entries.clear();
-                    }
+                    Step::Restart => world.restart(),
+                    Step::Collect => world.collected = Some(world.now()),
+                    Step::Refresh => world.refresh(),
                     Step::Flap => {
                         let todo = world.follower.gone(&World::id());
                         world.carry_out(todo);
@@ -276,5 +363,31 @@ mod tests {
         let todo = world.follower.snapshot(&World::id(), before);
         world.carry_out(todo);
         assert_eq!(world.heard, world.entries);
+    }
+
+    #[test]
+    fn what_a_refresh_collected_takes_nothing_back_from_a_speaker_that_is_asked_anew() {
+        for lost in [false, true] {
+            let mut world = World::default();
+            world.say(vec![("a".into(), Some(Value::from(1)))], false);
+            world.answer(false);
+            world.collected = Some(world.now());
+            world.say(vec![("revoked".into(), Some(Value::from(1)))], false);
+            match lost {
+                // It was gone for a moment.
+                true => {
+                    let todo = world.follower.gone(&World::id());
+                    world.carry_out(todo);
+                }
+                // A gap: it is being asked.
+                false => {
+                    world.say(vec![("b".into(), Some(Value::from(1)))], true);
+                    world.say(vec![], false);
+                    assert!(world.asked);
+                }
+            }
+            world.refresh();
+            assert!(world.heard.contains_key("revoked"), "{lost}");
+        }
     }
 }

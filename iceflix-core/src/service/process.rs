@@ -6,9 +6,10 @@ use nix::sys::stat::Mode;
 use std::{io::IsTerminal, process::ExitCode};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// What is logged of libraries. Not what is nobody's to mend: tarpc warns of each client that hangs
-/// up in the middle, and zenoh of each node that it cannot reach, of each question that somebody did
-/// not answer in time (eight lines where a cable is out), and of each answer that came after that.
+/// What is logged of libraries, unless `log` says otherwise. Not what is nobody's to mend: tarpc warns
+/// of each client that hangs up in the middle, and zenoh of each node that it cannot reach, of each
+/// question that somebody did not answer in time (eight lines where a cable is out), and its session
+/// of each answer that came after that.
 const LIBRARIES: &str = "zenoh=warn,zenoh::net::runtime::orchestrator=error,\
     zenoh::net::routing::dispatcher::queries=error,zenoh::api::session=error,tarpc=error";
 
@@ -85,7 +86,8 @@ async fn either(interrupt: &mut Signal, terminate: &mut Signal) {
 
 fn init_logs(config: &Common) {
     use tracing_subscriber::{EnvFilter, fmt};
-    let filter = |own: &str| EnvFilter::try_new([own, LIBRARIES].join(","));
+    // What is said for a library by name comes later, and counts.
+    let filter = |own: &str| EnvFilter::try_new([LIBRARIES, own].join(","));
     let (filter, bad) = match filter(&config.log) {
         Ok(filter) => (filter, None),
         Err(error) => (filter("info").unwrap_or_default(), Some(error)),

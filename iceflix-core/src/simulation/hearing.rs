@@ -265,7 +265,7 @@ impl Node {
         if let Some(refresh) = self.listening.refresh.take_if(over) {
             for (speaker, piece) in refresh.said {
                 if let Some(snapshot) = assemble(vec![piece]) {
-                    let mut todo = self.listening.follower.snapshot(&speaker, snapshot);
+                    let mut todo = self.listening.follower.refreshed(&speaker, snapshot);
                     // What else is to be asked comes up again with the next heartbeat.
                     todo.retain(|todo| matches!(todo, Todo::Tell(_)));
                     self.carry_out(todo).await?;

@@ -29,6 +29,8 @@ pub struct Fault {
     pub(super) hits: &'static [u32],
     /// Within what time the last Main must miss what is gone; `None`: nothing has to be.
     pub(super) noticed: Option<Duration>,
+    /// How long people use the cluster before it.
+    pub(super) before: Duration,
 }
 
 impl Fault {
@@ -40,6 +42,7 @@ impl Fault {
             what,
             hits: &[],
             noticed: None,
+            before: Duration::ZERO,
         }
     }
 
@@ -90,13 +93,15 @@ pub(super) enum What {
 pub struct Options {
     /// How long the restart storm lasts.
     pub storm: Duration,
+    /// How long people use the cluster before each fault.
+    pub before: Duration,
 }
 
 /// All faults, in the order in which they are made.
 pub fn all(options: &Options) -> Vec<Fault> {
     let fault = Fault::new;
     let stop = |kind, tenths: u64| What::Stop(kind, Duration::from_millis(100 * tenths));
-    vec![
+    let mut all = vec![
         fault("kill-main", "kill -9 of a Main", What::Kill(Kind::Main)).within(KILLED),
         fault(
             "kill-auth",
@@ -308,5 +313,9 @@ pub fn all(options: &Options) -> Vec<Fault> {
         )
         .hits(&[1, 2, 3])
         .quick(),
-    ]
+    ];
+    for fault in &mut all {
+        fault.before = options.before;
+    }
+    all
 }

@@ -45,6 +45,8 @@ pub struct Line {
     pub took: Duration,
     /// What is not as it should be.
     pub failures: Vec<String>,
+    /// What took longer than it should, or was shown late: it may be the machine that was busy.
+    pub late: Vec<String>,
     /// What else is worth saying.
     pub notes: Vec<String>,
 }
@@ -61,7 +63,7 @@ fn seconds<S: serde::Serializer>(time: &Option<Duration>, to: S) -> Result<S::Ok
 impl Line {
     /// Whether everything was as it should be.
     pub fn passed(&self) -> bool {
-        self.failures.is_empty()
+        self.failures.is_empty() && self.late.is_empty()
     }
 }
 
@@ -114,7 +116,11 @@ pub fn table(lines: &[Line]) -> String {
         }
     }
     for line in lines {
-        for (mark, what) in [("FAILED", &line.failures), ("note", &line.notes)] {
+        for (mark, what) in [
+            ("FAILED", &line.failures),
+            ("FAILED", &line.late),
+            ("note", &line.notes),
+        ] {
             for what in what {
                 let _ = writeln!(text, "{mark}: {}: {what}", line.fault);
             }
@@ -185,6 +191,7 @@ mod tests {
             moves: 1,
             took: Duration::from_secs(9),
             failures,
+            late: Vec::new(),
             notes: Vec::new(),
         };
         let lines = [

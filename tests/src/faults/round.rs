@@ -3,7 +3,7 @@
 use super::{
     Fault,
     latency::{Latency, Phases},
-    leaks::{Calm, nothing_left},
+    leaks::{Calm, Processes, nothing_left},
     load::{Load, Wanted, password},
     oracles::{equal_rows, lost, revived},
     report::Line,
@@ -18,11 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long the load runs before a fault: more than a hundred commands, so that their 99th percentile
-/// is not just the slowest.
-const BEFORE: Duration = Duration::from_secs(4);
-
-/// How long it runs when the cluster is whole again.
+/// How long the load runs when the cluster is whole again.
 const AFTER: Duration = Duration::from_millis(1500);
 
 /// How long the cluster may take to be whole after a fault is over.
@@ -53,6 +49,10 @@ pub struct Round<'w> {
     whole: Option<Duration>,
     /// What was found to be wrong.
     failures: Vec<String>,
+    /// What took too long.
+    late: Vec<String>,
+    /// What all held afterwards, when some held more than before.
+    grown: Option<Processes>,
     /// What else is worth saying.
     notes: Vec<String>,
 }
@@ -113,6 +113,11 @@ impl Round<'_> {
         self.whole = self.healed.map(|healed| healed.elapsed());
     }
 
+    /// Some of these hold more memory than before.
+    pub fn have_grown(&mut self, processes: Processes) {
+        self.grown = Some(processes);
+    }
+
     /// Something is not as it should be.
     pub fn fail(&mut self, what: impl Into<String>) {
         self.failures.push(what.into());
@@ -122,6 +127,13 @@ impl Round<'_> {
     pub fn check(&mut self, holds: bool, what: impl FnOnce() -> String) {
         if !holds {
             self.fail(what());
+        }
+    }
+
+    /// The same where it may be the machine that was busy.
+    fn in_time(&mut self, holds: bool, what: impl FnOnce() -> String) {
+        if !holds {
+            self.late.push(what());
         }
     }
 
@@ -174,13 +186,13 @@ impl Round<'_> {
             self.fail(format!("{name} ended: {ended}"));
         }
         let (stalled, most) = (film.stalled, if film.hit { MOVED } else { STALL });
-        self.check(stalled < most, || {
+        self.in_time(stalled < most, || {
             format!("{name} stood still for {stalled:.1?}")
         });
         for (before, after) in film.jumps.iter().take(3) {
-            self.fail(format!(
-                "{name} was at {before:.1?}, and then at {after:.1?}"
-            ));
+            self.in_time(false, || {
+                format!("{name} was at {before:.1?}, and then at {after:.1?}")
+            });
         }
         if film.moves > 0 {
             let times = film.moves;
@@ -221,15 +233,15 @@ pub async fn perform(world: &World, fault: &Fault, number: usize) -> anyhow::Res
         .admin
         .add_user(&user, &password(&user), Role::User)
         .await?;
-    let load = Load::start(Wanted {
+    let wanted = Wanted {
         people: world.people.clone(),
         user: user.clone(),
         films: world.films.clone(),
         showings: world.showings(fault.hits)?,
-    })
-    .await?;
+    };
+    let load = Load::start(wanted.clone()).await?;
     let calm_since = Instant::now();
-    tokio::time::sleep(BEFORE).await;
+    tokio::time::sleep(fault.before).await;
     let mut round = Round {
         world,
         user: user.clone(),
@@ -238,6 +250,8 @@ pub async fn perform(world: &World, fault: &Fault, number: usize) -> anyhow::Res
         healed: None,
         whole: None,
         failures: Vec::new(),
+        late: Vec::new(),
+        grown: None,
         notes: Vec::new(),
     };
     let begun = Instant::now();
@@ -283,6 +297,13 @@ pub async fn perform(world: &World, fault: &Fault, number: usize) -> anyhow::Res
     {
         round.fail(format!("it cannot be told what is left: {error:#}"));
     }
+    if let Some(grown) = round.grown.take()
+        && let Err(error) = super::storm::beside_new(&mut round, &grown, wanted).await
+    {
+        round.fail(format!(
+            "it cannot be told whether memory was lost: {error:#}"
+        ));
+    }
     let after = |at: Duration| at.as_secs_f64() - (begun - tally.begun()).as_secs_f64();
     for (at, command, error) in counted.errors.iter().take(3) {
         round.fail(format!("{command} at {:.1} s: {error}", after(*at)));
@@ -298,12 +319,12 @@ pub async fn perform(world: &World, fault: &Fault, number: usize) -> anyhow::Res
         round.judge(name, film);
     }
     let missed = round.missed();
-    round.check(missed.is_empty(), || {
+    round.in_time(missed.is_empty(), || {
         format!("missed without a reason: {missed:?}")
     });
     let detected = round.detection();
     if let Some(most) = fault.noticed {
-        round.check(
+        round.in_time(
             detected.is_some_and(|time| time <= most),
             || match detected {
                 Some(time) => format!("it was missed only after {time:.2?}"),
@@ -341,6 +362,7 @@ pub async fn perform(world: &World, fault: &Fault, number: usize) -> anyhow::Res
         moves: counted.films.values().map(|film| film.moves).sum(),
         took: begun.elapsed(),
         failures: round.failures,
+        late: round.late,
         notes: round.notes,
     })
 }

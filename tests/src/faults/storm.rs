@@ -2,6 +2,7 @@
 
 use super::{
     leaks::Processes,
+    load::{Load, Wanted},
     processes::signal,
     round::{HEALING, Round},
     world::MACHINES,
@@ -23,7 +24,7 @@ const LEFT: usize = 2;
 /// How long what is held for connections that were lost may be held.
 const CALM: Duration = Duration::from_secs(10);
 
-/// How long a process is under load until it holds what one like it holds.
+/// How long a process has to be under load until it holds what one like it holds.
 const WARM: Duration = Duration::from_secs(60);
 
 /// Kills instances at random for so long.
@@ -48,24 +49,43 @@ pub async fn storm(round: &mut Round<'_>, time: Duration) -> anyhow::Result<()> 
     round.healed_by_now();
     tokio::time::sleep(CALM).await;
     let after = Processes::now(round.world)?;
-    if after.grown_since(&before).next().is_none() {
-        return Ok(());
+    if after.grown_since(&before).next().is_some() {
+        round.have_grown(after);
     }
-    // They hold what people wrote meanwhile, and have been busy for longer: is it more than what those
-    // hold that begin now with the same rows, under the same load?
+    Ok(())
+}
+
+/// Whether they hold more memory than those that begin now. They had to hold what people wrote
+/// meanwhile, and were busy for longer; so do these, with the same rows and under the same load.
+///
+/// # Errors
+/// When that cannot be told.
+pub async fn beside_new(
+    round: &mut Round<'_>,
+    old: &Processes,
+    wanted: Wanted,
+) -> anyhow::Result<()> {
+    let load = Load::start(wanted).await?;
     for machine in 1..=MACHINES {
         for instance in round.world.at_machine(machine)? {
-            signal(instance.pid, SIGKILL)?;
+            // It may have ended by itself, or be listed still.
+            let _ = signal(instance.pid, SIGKILL);
         }
         round.world.whole(HEALING).await?;
     }
     tokio::time::sleep(WARM).await;
-    let fresh = Processes::now(round.world)?;
-    for (old, fresh) in after.grown_since(&fresh) {
-        round.fail(format!(
-            "{} holds {:?}, one that began after it {fresh:?}",
-            old.name, old.held
-        ));
+    let new = Processes::now(round.world)?;
+    load.stop()?;
+    let grown: Vec<String> = old
+        .grown_since(&new)
+        .map(|(old, new)| {
+            let (name, held) = (&old.name, old.held);
+            format!("{name} held {held:?} after the storm, a new one under the same load {new:?}")
+        })
+        .collect();
+    round.note("memory was compared with that of new processes");
+    for what in grown {
+        round.fail(what);
     }
     Ok(())
 }

@@ -47,6 +47,9 @@ const BACK: Duration = Duration::from_millis(2500);
 /// reports of a player on a busy machine.
 const AHEAD: Duration = Duration::from_millis(500);
 
+/// How long a player may take from its first picture until it is where it should be.
+const BEGINNING: Duration = Duration::from_secs(2);
+
 /// How a film plays.
 #[derive(Debug, Default, Clone)]
 pub struct Film {
@@ -83,7 +86,11 @@ impl Film {
         if before.is_some_and(|before| place + BACK < before) || place > most + AHEAD {
             self.jumps.push((before.unwrap_or_default(), place));
         }
-        if moved || self.began.is_none() || place > most {
+        // It begins when it shows the first pictures as fast as they should be.
+        let beginning = self
+            .began
+            .is_none_or(|(_, then)| now - then < BEGINNING && place > most);
+        if moved || beginning || place > most + AHEAD {
             self.began = Some((place, now));
         }
     }

@@ -2,6 +2,7 @@ mod properties;
 
 use super::*;
 use iceflix_core::api::{Kind, Page, PageRequest, catalog::Query};
+use std::collections::HashSet;
 
 fn media(n: u8) -> MediaId {
     let mut id = [0; 32];
@@ -155,21 +156,23 @@ fn a_node_that_returns_has_its_films_back() {
 #[test]
 fn a_node_that_goes_is_missed_unless_it_said_that_it_would() {
     let mut index = index_of(&[(1, "a")]);
-    assert!(!index.misses_nodes());
+    let nobody = HashSet::new();
+    assert!(!index.misses_nodes(&nobody));
     // Heard of before it is seen.
     index.announced(&node(2), item(2, "b"));
-    assert!(index.misses_nodes());
+    assert!(index.misses_nodes(&nobody));
+    assert!(!index.misses_nodes(&HashSet::from([node(2)])));
     for leaves in [false, true, false] {
         index.set_live(live(&[(1, false), (2, false)]));
         index.set_live(live(&[(1, false), (2, leaves)]));
-        assert!(!index.misses_nodes(), "it is there");
+        assert!(!index.misses_nodes(&nobody), "it is there");
         for _ in 0..2 {
             index.set_live(live(&[(1, false)]));
-            assert_eq!(index.misses_nodes(), !leaves);
+            assert_eq!(index.misses_nodes(&nobody), !leaves);
         }
     }
     index.provider_gone(&node(2));
-    assert!(!index.misses_nodes(), "it has no films");
+    assert!(!index.misses_nodes(&nobody), "it has no films");
 }
 
 #[test]

@@ -60,8 +60,7 @@ impl Hearing {
         loop {
             // Counted in looks, so that a time in which this process stood still is none in which
             // it heard nothing.
-            let met = self.meet(LISTEN).await;
-            seen.unseen.retain(|it| !met.contains(it));
+            let met = self.meet(tokio::time::sleep(LISTEN)).await;
             if self.bus.is_closed() {
                 return;
             }
@@ -69,7 +68,7 @@ impl Hearing {
                 tracing::warn!("the session on the bus is over: joining it anew");
                 doubts.reopened();
             } else {
-                let now = self.look(&mut seen).await;
+                let now = self.look(&mut seen, &met).await;
                 let Some(doubt) = doubts.look(now) else {
                     continue;
                 };
@@ -82,22 +81,22 @@ impl Hearing {
         }
     }
 
-    /// Whom this instance sees at any time while so long passes: who comes and goes is seen.
-    pub(in crate::service) async fn meet(&self, during: Duration) -> BTreeSet<Somebody> {
+    /// Whom this instance sees at any time until then: who comes and goes is seen.
+    pub(super) async fn meet(&self, until: impl Future<Output = ()>) -> BTreeSet<Somebody> {
         let mut view = self.membership.watch();
         let mut met = BTreeSet::new();
-        let looking = async {
-            loop {
-                met.extend(view.borrow_and_update().instances.iter().map(somebody));
-                if view.changed().await.is_err() {
+        tokio::pin!(until);
+        loop {
+            met.extend(view.borrow_and_update().instances.iter().map(somebody));
+            tokio::select! {
+                () = &mut until => return met,
+                changed = view.changed() => if changed.is_err() {
                     // The bus was left.
-                    std::future::pending::<()>().await;
-                }
+                    until.await;
+                    return met;
+                },
             }
-        };
-        // In vain, as is meant.
-        let _ = tokio::time::timeout(during, looking).await;
-        met
+        }
     }
 
     /// Tells whoever asks whom this instance sees.
@@ -113,8 +112,8 @@ impl Hearing {
         self.bus.answer(&key, answer).await
     }
 
-    /// What is in doubt now.
-    async fn look(&self, seen: &mut Seen) -> BTreeSet<Doubt> {
+    /// What is in doubt now, given whom this instance has met since it looked last.
+    pub(super) async fn look(&self, seen: &mut Seen, met: &BTreeSet<Somebody>) -> BTreeSet<Doubt> {
         let mut now = BTreeSet::new();
         let mut heard = BTreeMap::new();
         for (topic, ears) in self.ears.iter().enumerate() {
@@ -133,6 +132,7 @@ impl Hearing {
             all.filter(|other| *other != self.own)
         };
         if others().next().is_none() {
+            seen.witness = None;
             seen.unseen.clear();
             if seen.company {
                 now.insert(Doubt::Alone);
@@ -141,20 +141,27 @@ impl Hearing {
         }
         seen.company = true;
         seen.looks += 1;
-        let other = others().choose(&mut rand::rng());
-        if seen.looks.is_multiple_of(ASK_EACH)
-            && let Some(other) = other
-        {
-            // Who does not answer says nothing of anybody.
-            let theirs = self.ask(&other).await.unwrap_or_default();
+        let mut known = met.clone();
+        if seen.looks.is_multiple_of(ASK_EACH) {
+            // Who sees somebody that is not seen here is asked again; else anybody.
+            let witness = seen.witness.take();
+            let witness = witness.filter(|it| others().any(|other| other == *it));
+            let other = witness.or_else(|| others().choose(&mut rand::rng()));
+            if let Some(other) = other
+                && let Some(theirs) = self.ask(&other).await
+            {
+                seen.unseen = theirs.into_iter().collect();
+                seen.witness = Some(other);
+            }
             // As it is by now: whoever came meanwhile is there.
-            let view = self.membership.now();
-            let ours: BTreeSet<Somebody> = view.instances.iter().map(somebody).collect();
-            let expelled = self.verifier.expelled();
-            let missing = theirs.into_iter().filter(|it| !ours.contains(it));
-            seen.unseen = missing
-                .filter(|it| *it != self.own && !expelled.contains(&it.1))
-                .collect();
+            known.extend(self.membership.now().instances.iter().map(somebody));
+        }
+        let expelled = self.verifier.expelled();
+        let unseen =
+            |it: &Somebody| !known.contains(it) && *it != self.own && !expelled.contains(&it.1);
+        seen.unseen.retain(unseen);
+        if seen.unseen.is_empty() {
+            seen.witness = None;
         }
         let unseen = seen.unseen.iter().cloned();
         now.extend(unseen.map(|(kind, instance)| Doubt::Unseen(kind, instance)));
@@ -173,11 +180,13 @@ impl Hearing {
 
 /// What the looks before have seen.
 #[derive(Default)]
-struct Seen {
+pub(super) struct Seen {
     /// When each speaker was last heard.
     heard: BTreeMap<(usize, InstanceId), Option<Instant>>,
-    /// Whom another one saw and this one did not, when one was last asked.
-    unseen: BTreeSet<Somebody>,
+    /// Whom another one saw when it was last asked, and this one has not met since.
+    pub(super) unseen: BTreeSet<Somebody>,
+    /// Which other one that is.
+    witness: Option<Somebody>,
     /// Others were there.
     company: bool,
     looks: u32,

@@ -1,6 +1,6 @@
 //! A node that lost the bus without knowing, on a real one.
 
-use super::*;
+use super::{doubts::Doubt, hearing::Seen, *};
 use crate::{
     announcement::{Announcement, Guard},
     api::{InstanceId, Kind, SessionId, auth::Role},
@@ -11,6 +11,7 @@ use crate::{
     trust::{Authority, Credentials, Verifier, authority::CERTIFICATE_LIFETIME, token::Identity},
 };
 use std::{
+    collections::BTreeSet,
     net::SocketAddr,
     time::{Duration, Instant},
 };
@@ -278,16 +279,27 @@ async fn who_was_seen_for_a_moment_is_not_one_that_is_never_seen() {
         &world.membership,
         &world.verifier,
     );
-    let (met, ()) = tokio::join!(guard.meet(PATIENCE / 20), async {
+    let coming_and_going = async {
         let announced = announce(&late, &world.topics, kind, "late-3", Vec::new()).await;
         wait_for("it is seen", || world.knows("late-3")).await;
         drop(announced);
         wait_for("it is gone", || !world.knows("late-3")).await;
-    });
+    };
+    let met = guard.meet(coming_and_going).await;
     let names: Vec<&str> = met.iter().map(|(_, it)| it.as_str()).collect();
     assert_eq!(names, ["auth-1", "late-3", "node-1"]);
-    let met = guard.meet(Duration::from_millis(50)).await;
+    let met = guard.meet(std::future::ready(())).await;
     assert_eq!(met.len(), 2, "now it is not there any more");
+    // Somebody else has said that they see it: then it is in doubt, unless it was met since.
+    let it = (kind, id("late-3"));
+    let doubted = Doubt::Unseen(kind, id("late-3"));
+    for (met, doubts) in [(met, true), (BTreeSet::from([it.clone()]), false)] {
+        let mut seen = Seen::default();
+        seen.unseen.insert(it.clone());
+        let now = guard.look(&mut seen, &met).await;
+        assert_eq!(now.contains(&doubted), doubts);
+        assert_eq!(!seen.unseen.is_empty(), doubts);
+    }
     late.close().await;
     world.stop().await;
 }
