@@ -1,6 +1,6 @@
 //! What goes on in the background: hearing of films, of who is alive, and of changed rows.
 
-use crate::{gathering::Gate, index::NewTitle, store::Store};
+use crate::{index::NewTitle, store::Store, unseen::Asker};
 use iceflix_core::{
     api::{Instance, InstanceId, Kind, MediaId, main::DirectoryView},
     feed::{self, Change, Heard, Inbox},
@@ -10,7 +10,6 @@ use iceflix_core::{
 };
 use std::{
     collections::BTreeMap,
-    net::IpAddr,
     time::{Duration, Instant},
 };
 use tokio::sync::{mpsc, oneshot};
@@ -19,6 +18,12 @@ use tokio_util::sync::CancellationToken;
 /// For how long the films of a node that is gone are remembered as its own. Its return brings them
 /// back at once; after that time they come back with its announcement, and are known all along.
 const REMEMBER_NODES: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// How soon after one change of the directory another is to be expected, when links come up.
+const QUIET: Duration = Duration::from_millis(350);
+
+/// The longest that a catalogue which starts waits for others, whoever goes on arriving.
+const GATHERING: Duration = Duration::from_millis(800);
 
 /// How often nodes that are gone for long are looked for.
 const PRUNE: Duration = Duration::from_secs(3600);
@@ -121,29 +126,16 @@ fn item(name: &str, value: serde_json::Value) -> Option<MediaItem> {
     Some(item)
 }
 
-/// Follows which streaming nodes are alive, and tells the gate.
-///
-/// `own` is this machine's address.
-pub async fn live(
-    store: Store,
-    membership: Membership,
-    own: IpAddr,
-    gate: Gate,
-    stop: CancellationToken,
-) {
-    let (mut view, mut churn) = (membership.watch(), membership.churn());
+/// Follows which streaming nodes are alive, and tells who asks those that are not seen.
+pub async fn live(store: Store, membership: Membership, asker: Asker, stop: CancellationToken) {
+    let mut view = membership.watch();
     let mut prune = tokio::time::interval(PRUNE);
     loop {
-        let (live, company) = {
-            let view = view.borrow_and_update();
-            (streaming(&view), sees_others(&view, own))
-        };
+        let live = streaming(&view.borrow_and_update());
         store.shared_index().write().set_live(live);
-        gate.look(company);
+        asker.changed();
         tokio::select! {
             changed = view.changed() => if changed.is_err() { return },
-            // It is noted when that was.
-            turned = churn.changed() => if turned.is_err() { return },
             _ = prune.tick() => {
                 let gone = store.shared_index().write().prune(Instant::now(), REMEMBER_NODES);
                 for node in gone {
@@ -155,10 +147,15 @@ pub async fn live(
     }
 }
 
-/// Whether there is an instance on another machine than the one with this address.
-fn sees_others(view: &DirectoryView, own: IpAddr) -> bool {
-    let mut instances = view.instances.iter();
-    instances.any(|instance| instance.endpoint.ip() != own)
+/// Waits until the directory has not changed for a while, 0.8 s at most: links to others come up one
+/// by one, and what they have is heard over them.
+pub async fn gathered(membership: &Membership) {
+    let mut view = membership.watch();
+    let gathering = async {
+        // Until it is quiet, or the bus was closed.
+        while let Ok(Ok(())) = tokio::time::timeout(QUIET, view.changed()).await {}
+    };
+    let _ = tokio::time::timeout(GATHERING, gathering).await;
 }
 
 /// The streaming nodes of a directory.
@@ -168,35 +165,4 @@ fn streaming(view: &DirectoryView) -> BTreeMap<InstanceId, Instance> {
         .filter(|instance| instance.kind == Kind::Streaming)
         .map(|node| (node.instance.clone(), node.clone()))
         .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use iceflix_core::api::main::DirectoryVersion;
-
-    #[test]
-    fn others_are_those_at_other_addresses() {
-        let view = |addresses: &[&str]| DirectoryView {
-            version: DirectoryVersion {
-                counter: 0,
-                number: 0,
-            },
-            instances: addresses
-                .iter()
-                .map(|address| Instance {
-                    kind: Kind::Main,
-                    instance: "main-1".parse().unwrap(),
-                    endpoint: address.parse().unwrap(),
-                    pid: 1,
-                    load: 0,
-                    draining: false,
-                })
-                .collect(),
-        };
-        let own: IpAddr = "192.0.2.1".parse().unwrap();
-        assert!(!sees_others(&view(&[]), own));
-        assert!(!sees_others(&view(&["192.0.2.1:1", "192.0.2.1:2"]), own));
-        assert!(sees_others(&view(&["192.0.2.1:1", "192.0.2.2:1"]), own));
-    }
 }

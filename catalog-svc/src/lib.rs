@@ -5,18 +5,17 @@
 
 pub mod config;
 mod follow;
-pub mod gathering;
 pub mod index;
 pub mod rows;
 pub mod service;
 pub mod store;
 pub mod text;
 mod titles;
+pub mod unseen;
 
 pub use config::Config;
 
 use anyhow::Context as _;
-use gathering::Gate;
 use iceflix_core::{
     api::{
         Kind,
@@ -36,6 +35,7 @@ use tokio_util::{
     sync::{CancellationToken, DropGuard},
     task::TaskTracker,
 };
+use unseen::Asker;
 
 /// The file of the shared rows, in the state directory.
 const DATABASE: &str = "catalog.sqlite";
@@ -80,11 +80,14 @@ impl Server for CatalogServer {
         while let Ok(heard) = heard.try_recv() {
             follow::hear(&store, heard, &new_title).await;
         }
-        let gate = {
-            let (store, verifier) = (store.clone(), node.verifier.clone());
-            Gate::new(node.membership.churn(), move || {
-                store.index().misses_nodes(&verifier.expelled())
-            })
+        let asker = {
+            let verifier = node.verifier.clone();
+            let expelled = move || verifier.expelled();
+            Asker::new(
+                Arc::clone(store.shared_index()),
+                expelled,
+                node.security.clone(),
+            )
         };
         let following = CancellationToken::new();
         let tasks = TaskTracker::new();
@@ -97,21 +100,18 @@ impl Server for CatalogServer {
         tasks.spawn(follow::live(
             all(),
             node.membership.clone(),
-            node.address().ip(),
-            gate.clone(),
+            asker.clone(),
             stop(),
         ));
         tasks.close();
-        // Links to others come up one by one, and what they have is heard over them.
-        gate.gathered().await;
+        follow::gathered(&node.membership).await;
 
         let service = CatalogService {
             store: store.clone(),
-            gate,
+            asker,
             verifier: node.verifier.clone(),
             audit: node.audit.clone(),
             from: node.address().ip(),
-            from_elsewhere: false,
         };
         node.hears(replica.ears().into_iter().chain([hearer.ears()]));
         let (said, announced) = (replica, Arc::clone(&hearer));

@@ -1,6 +1,6 @@
 //! The contract's methods: check, ask the store, map the error.
 
-use crate::{gathering::Gate, rows::RowKey, store::Store, text};
+use crate::{rows::RowKey, store::Store, text, unseen::Asker};
 use iceflix_core::{
     api::{
         MediaId, Page, PageRequest, TokenError,
@@ -27,16 +27,14 @@ const MAX_TAGS_OF_FILM: usize = 1000;
 pub struct CatalogService {
     /// What it knows.
     pub store: Store,
-    /// When it may say what is available.
-    pub gate: Gate,
+    /// Who asks nodes that are not seen, before it is said what is available.
+    pub asker: Asker,
     /// Who may ask.
     pub verifier: Verifier,
     /// Where to write down who did what.
     pub audit: Audit,
     /// The caller's address.
     pub from: IpAddr,
-    /// Whether that is another machine's.
-    pub from_elsewhere: bool,
 }
 
 fn reason(error: &CatalogError) -> &'static str {
@@ -56,7 +54,6 @@ impl CatalogService {
     pub fn facing(&self, peer: Peer) -> Self {
         Self {
             from: peer.address.ip(),
-            from_elsewhere: peer.is_elsewhere(),
             ..self.clone()
         }
     }
@@ -164,7 +161,7 @@ impl Catalog for CatalogService {
     ) -> Result<TileDetails, CatalogError> {
         let user = self.caller(&token).await?.user;
         self.must_know(id).await?;
-        self.gate.settled(self.from_elsewhere).await;
+        self.asker.ask().await;
         let found = self.store.index().get(&id, Some(&user));
         found.ok_or(CatalogError::UnknownMedia)
     }
@@ -195,7 +192,7 @@ impl Catalog for CatalogService {
     ) -> Result<Page<Tile>, CatalogError> {
         let user = self.caller(&token).await?.user;
         let tags = text::tags(&tags).ok_or(CatalogError::InvalidTag)?;
-        self.gate.settled(self.from_elsewhere).await;
+        self.asker.ask().await;
         Ok(self.store.index().find_tagged(tags, all, &user, &page))
     }
 
@@ -211,7 +208,7 @@ impl Catalog for CatalogService {
             return Err(TokenError::Invalid.into());
         }
         query.tags = text::tags(&query.tags).ok_or(CatalogError::InvalidTag)?;
-        self.gate.settled(self.from_elsewhere).await;
+        self.asker.ask().await;
         Ok(self.store.index().find(&query, user.as_deref(), &page))
     }
 

@@ -75,6 +75,11 @@ impl Absences {
         })
     }
 
+    /// Whether anything does.
+    pub fn any(&self) -> bool {
+        !self.0.borrow().is_empty()
+    }
+
     /// Whether any of these does.
     pub fn has(&self, absences: &[Absence]) -> bool {
         let all = self.0.borrow();

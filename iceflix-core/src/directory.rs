@@ -20,20 +20,9 @@ pub struct Directory {
     known: BTreeMap<(Kind, InstanceId), Known>,
     /// How often one came to life, or said so again.
     lives: u64,
-    churn: Churn,
     /// Those that are not shown, alive or not.
     expelled: HashSet<InstanceId>,
     number: u64,
-}
-
-/// How often instances came and were lost.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Churn {
-    /// How often one came to life that was not known to be alive, whether or not it has said yet how
-    /// to reach it.
-    pub arrived: u64,
-    /// How often a streaming node was gone without having said that it would leave.
-    pub nodes_lost: u64,
 }
 
 #[derive(Debug, Default)]
@@ -51,11 +40,7 @@ impl Directory {
     /// back goes with its answer.
     pub fn alive(&mut self, kind: Kind, instance: &InstanceId) -> u64 {
         self.lives += 1;
-        let key = (kind, instance.clone());
-        if !self.known.contains_key(&key) && !self.expelled.contains(instance) {
-            self.churn.arrived += 1;
-        }
-        let known = self.known.entry(key).or_default();
+        let known = self.known.entry((kind, instance.clone())).or_default();
         // One that is doubted stays so until it answers: this may be its namesake, elsewhere.
         (known.life, known.told) = (self.lives, false);
         known.life
@@ -90,14 +75,8 @@ impl Directory {
 
     /// An instance is alive no more. It may return, on another port.
     pub fn gone(&mut self, kind: Kind, instance: &InstanceId) {
-        let Some(known) = self.known.remove(&(kind, instance.clone())) else {
-            return;
-        };
-        let leaving = known.description.as_ref().is_some_and(|it| it.draining);
-        if kind == Kind::Streaming && !leaving && !self.expelled.contains(instance) {
-            self.churn.nodes_lost += 1;
-        }
-        if known.description.is_some() {
+        let known = self.known.remove(&(kind, instance.clone()));
+        if known.is_some_and(|known| known.description.is_some()) {
             self.number += 1;
         }
     }
@@ -153,11 +132,6 @@ impl Directory {
         self.number
     }
 
-    /// Who came and who was lost so far.
-    pub fn churn(&self) -> Churn {
-        self.churn
-    }
-
     /// The live instances, sorted by kind and name.
     pub fn instances(&self) -> Vec<Instance> {
         self.known
@@ -210,42 +184,6 @@ mod tests {
     }
 
     #[test]
-    fn who_comes_counts_before_it_is_described_and_once_and_a_node_that_is_lost_does() {
-        let mut directory = Directory::default();
-        let mut churn = Vec::new();
-        directory.expel(HashSet::from([id(9)]));
-        for (n, alive) in [
-            (1, true),
-            (1, true),
-            (2, true),
-            (1, false),
-            (1, true),
-            (9, true),
-            (9, false),
-            (3, false),
-        ] {
-            match alive {
-                true => drop(directory.alive(Kind::Streaming, &id(n))),
-                false => directory.gone(Kind::Streaming, &id(n)),
-            }
-            let Churn {
-                arrived,
-                nodes_lost,
-            } = directory.churn();
-            churn.push((arrived, nodes_lost));
-        }
-        let [one, two, gone, three] = [(1, 0), (2, 0), (2, 1), (3, 1)];
-        assert_eq!(churn, [one, one, two, gone, three, three, three, three]);
-        assert!(directory.instances().is_empty());
-        // Who has said that it would leave leaves nobody in doubt.
-        let mut leaving = description(1);
-        leaving.draining = true;
-        directory.described(Kind::Streaming, &id(1), leaving);
-        directory.gone(Kind::Streaming, &id(1));
-        assert_eq!(directory.churn().nodes_lost, 1);
-    }
-
-    #[test]
     fn who_does_not_answer_when_it_is_doubted_is_not_shown_until_it_does() {
         let mut directory = Directory::default();
         let mut lives = Vec::new();
@@ -277,11 +215,6 @@ mod tests {
         answer(&mut directory, 2, asked[1].2);
         assert_eq!(shown(&directory), [id(1), id(2)]);
         assert!(!directory.wanted(Kind::Auth, &id(2), asked[1].2));
-        let churn = Churn {
-            arrived: 3,
-            nodes_lost: 0,
-        };
-        assert_eq!(directory.churn(), churn);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use crate::{
         main::{DirectoryVersion, DirectoryView},
     },
     bus::{Alive, Bus, BusError, Message, Subscription},
-    directory::{Churn, Directory},
+    directory::Directory,
     topics::{Description, Topics},
 };
 use futures::{FutureExt, StreamExt, stream::FuturesUnordered};
@@ -24,7 +24,6 @@ const ASK_TIMEOUT: Duration = Duration::from_millis(500);
 #[derive(Clone)]
 pub struct Membership {
     view: watch::Receiver<Arc<DirectoryView>>,
-    churn: watch::Receiver<Churn>,
     expelled: watch::Sender<HashSet<InstanceId>>,
     doubt: mpsc::Sender<oneshot::Sender<()>>,
     _task: Arc<AbortOnDropHandle<()>>,
@@ -45,17 +44,11 @@ impl Membership {
             counter: rand::random(),
         };
         let (sender, view) = watch::channel(Arc::new(following.view()));
-        let (turned, churn) = watch::channel(Churn::default());
         let (expelled, to_expel) = watch::channel(HashSet::new());
         let (doubt, doubts) = mpsc::channel(1);
-        let shown = Shown {
-            view: sender,
-            churn: turned,
-        };
-        let task = tokio::spawn(following.run(described, alive, to_expel, doubts, shown));
+        let task = tokio::spawn(following.run(described, alive, to_expel, doubts, sender));
         Ok(Self {
             view,
-            churn,
             expelled,
             doubt,
             _task: Arc::new(AbortOnDropHandle::new(task)),
@@ -86,23 +79,10 @@ impl Membership {
         self.view.clone()
     }
 
-    /// How often an instance came to life so far, or a node was lost, now and whenever that happens:
-    /// before whoever came has said how to reach it, so that whoever looks at the directory can tell
-    /// that it is about to change.
-    pub fn churn(&self) -> watch::Receiver<Churn> {
-        self.churn.clone()
-    }
-
     /// The directory as it is now.
     pub fn now(&self) -> Arc<DirectoryView> {
         Arc::clone(&self.view.borrow())
     }
-}
-
-/// What others see of it.
-struct Shown {
-    view: watch::Sender<Arc<DirectoryView>>,
-    churn: watch::Sender<Churn>,
 }
 
 struct Following {
@@ -132,7 +112,7 @@ impl Following {
         mut alive: Subscription<Alive>,
         mut expelled: watch::Receiver<HashSet<InstanceId>>,
         mut doubts: mpsc::Receiver<oneshot::Sender<()>>,
-        shown: Shown,
+        shown: watch::Sender<Arc<DirectoryView>>,
     ) {
         let mut asking = FuturesUnordered::new();
         // Who waits until nobody is doubted any more, and until when the doubted may answer.
@@ -180,7 +160,13 @@ impl Following {
                     }
                 }
             }
-            self.show(&shown);
+            shown.send_if_modified(|view| {
+                let changed = view.version.number != self.directory.number();
+                if changed {
+                    *view = Arc::new(self.view());
+                }
+                changed
+            });
             if self.directory.is_sure() {
                 for done in waiting.drain(..) {
                     // It may have given up.
@@ -188,21 +174,6 @@ impl Following {
                 }
             }
         }
-    }
-
-    /// Shows what is new. That somebody came or went is seen before what follows from it.
-    fn show(&self, shown: &Shown) {
-        shown.churn.send_if_modified(|churn| {
-            let before = std::mem::replace(churn, self.directory.churn());
-            before != *churn
-        });
-        shown.view.send_if_modified(|view| {
-            let changed = view.version.number != self.directory.number();
-            if changed {
-                *view = Arc::new(self.view());
-            }
-            changed
-        });
     }
 
     /// Asks an instance how to reach it.

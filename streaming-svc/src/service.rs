@@ -168,9 +168,13 @@ impl StreamingService {
         }
     }
 
+    fn is_leaving(&self) -> bool {
+        self.stop.is_cancelled() || self.streams.are_leaving()
+    }
+
     /// The film, to make a stream of it.
     fn film(&self, id: &MediaId) -> Result<FilmSource, StreamError> {
-        if self.stop.is_cancelled() || self.streams.are_leaving() {
+        if self.is_leaving() {
             return Err(StreamError::Draining);
         }
         let film = self.library.get(id).ok_or(StreamError::UnknownMedia)?;
@@ -286,6 +290,8 @@ impl Streaming for StreamingService {
     async fn is_available(self, _: Context, id: MediaId) -> bool {
         let film = self.library.get(&id);
         film.is_some_and(|film| film.facts.unplayable.is_none())
+            && !self.is_leaving()
+            && !self.absences.any()
     }
 
     async fn get_stream(

@@ -358,6 +358,8 @@ async fn a_node_with_a_wrong_clock_begins_no_stream_and_ends_none() {
         let refused = viewer.watch_at(node, token, id).await;
         assert_eq!(refused, Err(StreamError::Draining));
     }
+    let ask = |node: StreamingClient, context| async move { node.is_available(context, id).await };
+    assert!(!cluster.at(node, ask).await, "it would not play it");
     let stream = watched.stream.stream;
     let status = |node: StreamingClient, context| {
         let token = token.clone();

@@ -29,6 +29,10 @@ use std::{
 };
 use tags::UserTags;
 
+/// Among so many of a node's films one is looked for that can be played: it takes no time worth
+/// mentioning.
+const SOME: usize = 100;
+
 /// The longest description of a format, or of why a film cannot be played, in characters.
 const MAX_REMARK: usize = 500;
 
@@ -96,8 +100,8 @@ impl Film {
 #[derive(Default)]
 struct Provider {
     media: BTreeSet<MediaId>,
-    /// It said that it was leaving, and then left.
-    left: bool,
+    /// Where it was when it was last seen; nothing when it had said that it was leaving.
+    last: Option<Instance>,
     /// When `prune` first found it gone.
     gone_since: Option<Instant>,
 }
@@ -109,6 +113,8 @@ pub struct Index {
     by_name: BTreeMap<Key, Signature>,
     providers: BTreeMap<InstanceId, Provider>,
     live: BTreeMap<InstanceId, Instance>,
+    /// Those that are not seen to be alive, and have answered.
+    reached: BTreeMap<InstanceId, Instance>,
     tags: HashMap<String, UserTags>,
 }
 
@@ -167,21 +173,54 @@ impl Index {
     pub fn set_live(&mut self, live: BTreeMap<InstanceId, Instance>) {
         for (id, provider) in &mut self.providers {
             match (self.live.get(id), live.contains_key(id)) {
-                (_, true) => provider.left = false,
-                (Some(before), false) => provider.left = before.draining,
+                (_, true) => provider.last = None,
+                (Some(before), false) => {
+                    provider.last = (!before.draining).then(|| before.clone());
+                }
                 // It is as it was when it went.
                 (None, false) => {}
             }
         }
+        self.reached.retain(|id, _| !live.contains_key(id));
         self.live = live;
     }
 
-    /// Whether a node that claims films is not alive, and has not said that it would leave: it may
-    /// be about to be seen again. Not one of those `expelled`.
-    pub fn misses_nodes(&self, expelled: &HashSet<InstanceId>) -> bool {
-        let mut providers = self.providers.iter();
-        providers
-            .any(|(id, known)| !known.left && !self.live.contains_key(id) && !expelled.contains(id))
+    /// Whether a node that claims films is not seen to be alive, and has not said that it would
+    /// leave.
+    pub fn misses_nodes(&self) -> bool {
+        self.providers.values().any(|it| it.last.is_some()) || !self.reached.is_empty()
+    }
+
+    /// Those nodes, as they were when they were last seen, each with a film that it claims to have
+    /// and to be able to play. Not those `expelled`.
+    pub fn unseen(&self, expelled: &HashSet<InstanceId>) -> Vec<(Instance, MediaId)> {
+        let providers = self.providers.iter();
+        let unseen = providers.filter_map(|(id, known)| {
+            let node = known.last.as_ref().filter(|_| !expelled.contains(id))?;
+            let plays = |film: &&MediaId| {
+                let claim = self.films.get(film).and_then(|film| film.claims.get(id));
+                claim.is_some_and(|item| item.unplayable.is_none())
+            };
+            let film = known.media.iter().take(SOME).find(plays);
+            Some((node.clone(), *film.or_else(|| known.media.first())?))
+        });
+        unseen.collect()
+    }
+
+    /// Those of them that have answered when they were asked themselves: their claims count, too.
+    pub fn set_reached(&mut self, reached: BTreeMap<InstanceId, Instance>) {
+        self.reached = reached;
+        self.reached.retain(|id, _| !self.live.contains_key(id));
+    }
+
+    /// Those that are counted because they have answered.
+    pub fn reached(&self) -> &BTreeMap<InstanceId, Instance> {
+        &self.reached
+    }
+
+    /// A node that is alive, by the bus or by its own word.
+    fn alive(&self, node: &InstanceId) -> Option<&Instance> {
+        self.live.get(node).or_else(|| self.reached.get(node))
     }
 
     /// Drops the claims of nodes that were not alive for `keep`, counted from the first call that
@@ -331,7 +370,7 @@ impl Index {
             .claims
             .iter()
             .filter(|(_, item)| such(item))
-            .filter_map(|(provider, item)| Some((self.live.get(provider)?, item)))
+            .filter_map(|(provider, item)| Some((self.alive(provider)?, item)))
             .collect();
         if holders.iter().any(|(node, _)| !node.draining) {
             holders.retain(|(node, _)| !node.draining);
@@ -341,7 +380,7 @@ impl Index {
 
     /// Duration, size and format: from who has the film now, else as first known.
     fn facts<'a>(&'a self, film: &'a Film) -> Option<(Option<f64>, u64, &'a str)> {
-        let live = |(node, item)| self.live.contains_key(node).then_some(item);
+        let live = |(node, item)| self.alive(node).is_some().then_some(item);
         let now = film.claims.iter().find_map(live);
         match (now, &film.title) {
             (None, Some(title)) => Some((title.duration_s, title.size, &title.format)),

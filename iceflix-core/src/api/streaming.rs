@@ -125,7 +125,8 @@ pub struct ListedStream {
 /// A streaming node: provider of films, and controller of the streams it made.
 #[tarpc::service]
 pub trait Streaming {
-    /// Whether this node has the film and can play it.
+    /// Whether this node has the film, can play it, and would: not while it is leaving, or anything
+    /// else speaks against its being found.
     async fn is_available(id: MediaId) -> bool;
     /// Authorises a stream of a film for the token's user. It plays while it is renewed, for
     /// players at the address that asks; with `any_host` for players at any.

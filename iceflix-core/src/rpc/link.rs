@@ -95,14 +95,6 @@ pub struct Peer {
     pub instance: Option<InstanceId>,
 }
 
-impl Peer {
-    /// Whether it is on another machine than this, as far as its address tells.
-    pub fn is_elsewhere(&self) -> bool {
-        let ip = self.address.ip();
-        ip != self.local.ip() && !ip.is_loopback()
-    }
-}
-
 /// A stream of bytes, encrypted.
 pub trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}

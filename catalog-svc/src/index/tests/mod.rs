@@ -2,7 +2,6 @@ mod properties;
 
 use super::*;
 use iceflix_core::api::{Kind, Page, PageRequest, catalog::Query};
-use std::collections::HashSet;
 
 fn media(n: u8) -> MediaId {
     let mut id = [0; 32];
@@ -153,26 +152,65 @@ fn a_node_that_returns_has_its_films_back() {
     assert!(index.get(&media(1), None).unwrap().tile.available);
 }
 
+/// The nodes that are missed, and a film of each.
+fn unseen(index: &Index, expelled: &[u8]) -> Vec<(Instance, MediaId)> {
+    let unseen = index.unseen(&expelled.iter().map(|n| node(*n)).collect());
+    assert!(index.misses_nodes() || unseen.is_empty());
+    unseen
+}
+
 #[test]
 fn a_node_that_goes_is_missed_unless_it_said_that_it_would() {
     let mut index = index_of(&[(1, "a")]);
-    let nobody = HashSet::new();
-    assert!(!index.misses_nodes(&nobody));
-    // Heard of before it is seen.
+    // Heard of before it is seen: nobody knows yet where it is.
     index.announced(&node(2), item(2, "b"));
-    assert!(index.misses_nodes(&nobody));
-    assert!(!index.misses_nodes(&HashSet::from([node(2)])));
+    assert!(unseen(&index, &[]).is_empty());
     for leaves in [false, true, false] {
         index.set_live(live(&[(1, false), (2, false)]));
         index.set_live(live(&[(1, false), (2, leaves)]));
-        assert!(!index.misses_nodes(&nobody), "it is there");
+        assert!(unseen(&index, &[]).is_empty(), "it is there");
         for _ in 0..2 {
             index.set_live(live(&[(1, false)]));
-            assert_eq!(index.misses_nodes(&nobody), !leaves);
+            let missed = [(instance(2, false), media(2))];
+            assert_eq!(unseen(&index, &[]), if leaves { &[][..] } else { &missed });
+            assert!(unseen(&index, &[2]).is_empty(), "expelled");
         }
     }
     index.provider_gone(&node(2));
-    assert!(!index.misses_nodes(&nobody), "it has no films");
+    assert!(unseen(&index, &[]).is_empty(), "it has no films");
+}
+
+#[test]
+fn a_node_is_asked_for_a_film_that_it_can_play() {
+    let mut index = index_of(&[(2, "b")]);
+    let mut odd = item(1, "odd");
+    odd.unplayable = Some("no decoder for ProRes".to_owned());
+    index.announced(&node(1), odd);
+    index.set_live(live(&[]));
+    assert_eq!(unseen(&index, &[]), [(instance(1, false), media(2))]);
+    index.withdrawn(&node(1), media(2));
+    assert_eq!(unseen(&index, &[]), [(instance(1, false), media(1))]);
+}
+
+#[test]
+fn a_node_that_is_not_seen_counts_while_it_answers() {
+    let mut index = index_of(&[(1, "a")]);
+    let answers = || live(&[(1, false)]);
+    index.set_live(live(&[]));
+    index.set_reached(answers());
+    let details = index.get(&media(1), None).unwrap();
+    assert!(details.tile.available);
+    assert_eq!(details.providers, [instance(1, false)]);
+    assert_eq!(unseen(&index, &[]).len(), 1, "still to be asked");
+    assert!(index.misses_nodes() && unseen(&index, &[1]).is_empty());
+    // Seen once more, it is no matter what it answered.
+    index.set_live(answers());
+    assert!(index.reached().is_empty());
+    index.set_reached(answers());
+    assert!(index.reached().is_empty());
+    index.set_live(live(&[]));
+    assert!(!index.get(&media(1), None).unwrap().tile.available);
+    assert_eq!(index.get(&media(1), None).unwrap().size, 1001);
 }
 
 #[test]

@@ -10,6 +10,7 @@ enum Event {
     Replaced(u8, BTreeMap<u8, String>),
     Gone(u8),
     Live(BTreeSet<u8>),
+    Reached(BTreeSet<u8>),
     Title(u8, Option<String>),
     Name(u8, Option<String>),
     Tag(u8, u8, u8, bool),
@@ -27,6 +28,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
             .prop_map(|(n, all)| Event::Replaced(n, all)),
         1 => n.clone().prop_map(Event::Gone),
         2 => prop::collection::btree_set(n.clone(), 0..4).prop_map(Event::Live),
+        1 => prop::collection::btree_set(n.clone(), 0..4).prop_map(Event::Reached),
         1 => (m.clone(), maybe()).prop_map(|(m, s)| Event::Title(m, s)),
         1 => (m.clone(), maybe()).prop_map(|(m, s)| Event::Name(m, s)),
         4 => (0..2u8, m, 0..3u8, any::<bool>()).prop_map(|(u, m, t, p)| Event::Tag(u, m, t, p)),
@@ -39,6 +41,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
 struct Model {
     claims: BTreeMap<(u8, u8), String>,
     live: BTreeSet<u8>,
+    reached: BTreeSet<u8>,
     titles: BTreeMap<u8, String>,
     names: BTreeMap<u8, String>,
     tags: BTreeSet<(u8, u8, u8)>,
@@ -55,7 +58,11 @@ impl Model {
                     .extend(all.into_iter().map(|(m, name)| ((n, m), name)));
             }
             Event::Gone(n) => self.claims.retain(|(node, _), _| *node != n),
-            Event::Live(live) => self.live = live,
+            Event::Live(live) => {
+                self.reached = &self.reached - &live;
+                self.live = live;
+            }
+            Event::Reached(reached) => self.reached = &reached - &self.live,
             Event::Title(m, Some(name)) => drop(self.titles.insert(m, name)),
             Event::Title(m, None) => drop(self.titles.remove(&m)),
             Event::Name(m, Some(name)) => drop(self.names.insert(m, name)),
@@ -75,7 +82,8 @@ impl Model {
                 let name = self.names.get(&m).unwrap_or(first).clone();
                 let tags = (0..3).filter(|t| self.tags.contains(&(user, m, *t)));
                 let tags = tags.map(|t| t.to_string()).collect();
-                let providers = claims.by_ref().filter(|((n, _), _)| self.live.contains(n));
+                let alive = &self.live | &self.reached;
+                let providers = claims.by_ref().filter(|((n, _), _)| alive.contains(n));
                 Some((media(m), name, tags, providers.count() as u32))
             })
             .collect();
@@ -98,6 +106,10 @@ fn apply(shared: &SharedIndex, event: Event) {
         Event::Live(nodes) => {
             let nodes: Vec<_> = nodes.into_iter().map(|n| (n, false)).collect();
             index.set_live(live(&nodes));
+        }
+        Event::Reached(nodes) => {
+            let nodes: Vec<_> = nodes.into_iter().map(|n| (n, false)).collect();
+            index.set_reached(live(&nodes));
         }
         Event::Title(m, name) => {
             let row = name.map(|name| TitleRow::of(&item(m, &name)));

@@ -338,23 +338,3 @@ async fn tls_1_2_is_not_spoken() {
     }
     server.lets_in(&client, Kind::Main).await;
 }
-
-#[test]
-fn who_has_another_address_is_elsewhere() {
-    let peer = |address: &str, local: &str| Peer {
-        address: address.parse().unwrap(),
-        local: local.parse().unwrap(),
-        role: None,
-        instance: None,
-    };
-    assert!(peer("192.0.2.2:1", "192.0.2.1:2").is_elsewhere());
-    assert!(peer("[2001:db8::2]:1", "[2001:db8::1]:2").is_elsewhere());
-    for (address, local) in [
-        ("192.0.2.1:1", "192.0.2.1:2"),
-        ("127.0.0.1:1", "127.0.0.1:2"),
-        ("127.0.0.5:1", "127.0.0.1:2"),
-        ("[::1]:1", "[::1]:2"),
-    ] {
-        assert!(!peer(address, local).is_elsewhere(), "{address}");
-    }
-}

@@ -1,8 +1,6 @@
 //! What people say about films: names and tags, who may, and that catalogues agree.
 
-mod common;
-
-use common::{Catalogue, Node, World, film, media, texts};
+use crate::world::{Catalogue, Node, PATIENCE, World, film, media, names, texts};
 use iceflix_core::api::{
     PageRequest, SessionId, TokenError,
     auth::{Role, Token},
@@ -40,7 +38,7 @@ async fn a_bad_token_gets_nothing_and_changes_nothing() {
     assert!(catalog.tile(&before, media(1)).await.is_ok());
     world.revoke(session);
     let refused = Err(CatalogError::Unauthorized(TokenError::Revoked));
-    let deadline = tokio::time::Instant::now() + common::PATIENCE;
+    let deadline = tokio::time::Instant::now() + PATIENCE;
     while catalog.rename_tile(&before, media(9), "x").await != refused {
         assert!(
             tokio::time::Instant::now() < deadline,
@@ -262,7 +260,7 @@ async fn films_are_found_by_any_or_all_tags() {
     let both = catalog
         .search(Some(eva.clone()), query, PageRequest::first())
         .await;
-    assert_eq!(common::names(both.unwrap()), ["amelie returns"]);
+    assert_eq!(names(both.unwrap()), ["amelie returns"]);
     catalog.stop().await;
 }
 
@@ -351,7 +349,7 @@ async fn what_is_said_at_once_at_two_catalogues_ends_the_same_at_both() {
         }
     });
     futures::future::join_all(said).await;
-    let deadline = tokio::time::Instant::now() + common::PATIENCE;
+    let deadline = tokio::time::Instant::now() + PATIENCE;
     loop {
         let (here, there) = (first.tile(&eva, id).await, second.tile(&eva, id).await);
         if here == there {

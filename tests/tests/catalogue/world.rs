@@ -1,10 +1,5 @@
 //! A small world for a catalogue: a bus, an authenticator's word, streaming nodes, callers.
 
-// Each test binary uses its own part of it.
-#![allow(dead_code)]
-// Helpers of tests, which clippy does not see as tests.
-#![allow(clippy::unwrap_used)]
-
 use catalog_svc::{CatalogServer, Config};
 use iceflix_core::{
     announcement::Announcement,
@@ -13,17 +8,23 @@ use iceflix_core::{
         auth::{Role, Token},
         catalog::{CatalogClient, CatalogError, Query, Tile, TileDetails},
         main::{DirectoryVersion, DirectoryView},
+        streaming::{StreamingRequest, StreamingResponse},
     },
     bus::{Bus, BusConfig},
     feed::Speaker,
     membership::Membership,
-    rpc::{Caller, Security},
+    rpc::{Caller, Listener, Security, serve},
     service::Server,
     topics::{AuthenticationFact, Entries, MediaItem, Topics},
-    trust::{self, Authority, authority::CERTIFICATE_LIFETIME, keys::SigningKey, token},
+    trust::{
+        self, Authority, Credential, Credentials, authority::CERTIFICATE_LIFETIME,
+        keys::SigningKey, token,
+    },
 };
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use tarpc::server::Channel as _;
 use tokio::sync::watch;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// How long anything may take before a test gives up: much longer than it ever does.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -48,7 +49,8 @@ impl World {
     pub async fn new(cluster: &str) -> Self {
         let topics = Topics::new(cluster);
         let authority = Authority::create(cluster).unwrap();
-        let bus = open(&authority, Kind::Auth, "auth-1", &[]).await;
+        let credential = credential(&authority, Kind::Auth, "auth-1");
+        let bus = open(&topics, credential, &[]).await;
         let membership = Membership::follow(&bus, &topics).await.unwrap();
         let key = SigningKey::generate().unwrap();
         let fact = AuthenticationFact::Key(hex(&key.public().0));
@@ -75,6 +77,10 @@ impl World {
             caller: Caller::new(directory, security),
             _keep: (bus, sender),
         }
+    }
+
+    fn credential(&self, kind: Kind, name: &str) -> Credential {
+        credential(&self.authority, kind, name)
     }
 
     /// A token as the authenticator makes it.
@@ -151,7 +157,9 @@ impl World {
 
     /// A streaming node that announces these films, and is not in the directory yet.
     pub async fn node(&self, name: &str, films: &[MediaItem]) -> Node {
-        let bus = open(&self.authority, Kind::Streaming, name, &self.bus).await;
+        let credential = self.credential(Kind::Streaming, name);
+        let credentials = Credentials::new(credential.clone());
+        let bus = open(&self.topics, credential, &self.bus).await;
         let films = films.iter().map(|film| (film.id.to_string(), value(film)));
         let media = self.topics.media();
         let speaker = Speaker::start(&bus, &media, &id(name), films.collect())
@@ -163,6 +171,9 @@ impl World {
             topics: self.topics.clone(),
             announcement: None,
             bus,
+            credentials,
+            // Nobody is there.
+            endpoint: ([127, 0, 0, 1], 1).into(),
         }
     }
 
@@ -180,13 +191,35 @@ pub struct Node {
     topics: Topics,
     announcement: Option<Announcement>,
     bus: Bus,
+    credentials: Credentials,
+    pub endpoint: SocketAddr,
 }
 
 impl Node {
+    /// From now on it is to be found where it has any film that it is asked for, until what this
+    /// gives is dropped.
+    pub async fn answers(&mut self) -> DropGuard {
+        let security = Security::service(&self.credentials).unwrap();
+        let listener = Listener::bind(([127, 0, 0, 1], 0).into(), security);
+        let listener = listener.await.unwrap();
+        self.endpoint = listener.address();
+        let has_it = |_, request| async move {
+            match request {
+                StreamingRequest::IsAvailable { .. } => Ok(StreamingResponse::IsAvailable(true)),
+                other => panic!("asked for {other:?}"),
+            }
+        };
+        let stop = CancellationToken::new();
+        let serving = listener.serve(stop.clone(), move |_, link| {
+            serve::channel(link).execute(tarpc::server::serve(has_it))
+        });
+        tokio::spawn(serving);
+        stop.drop_guard()
+    }
+
     pub async fn go_live(&mut self) {
-        let endpoint = SocketAddr::from(([127, 0, 0, 1], 1));
         let (bus, topics) = (&self.bus, &self.topics);
-        let made = Announcement::start(bus, topics, Kind::Streaming, &self.name, endpoint);
+        let made = Announcement::start(bus, topics, Kind::Streaming, &self.name, self.endpoint);
         self.announcement = Some(made.await.unwrap());
     }
 
@@ -310,11 +343,15 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-async fn open(authority: &Authority, kind: Kind, name: &str, connect: &[String]) -> Bus {
-    let credential = authority.issue(kind, &id(name), CERTIFICATE_LIFETIME);
+fn credential(authority: &Authority, kind: Kind, name: &str) -> Credential {
+    let issued = authority.issue(kind, &id(name), CERTIFICATE_LIFETIME);
+    issued.unwrap()
+}
+
+async fn open(topics: &Topics, credential: Credential, connect: &[String]) -> Bus {
     let config = BusConfig {
-        cluster: authority.cluster().to_owned(),
-        credential: credential.unwrap(),
+        cluster: topics.cluster().to_owned(),
+        credential,
         listen: vec![ANYWHERE.to_owned()],
         connect: connect.to_vec(),
         scouting: false,
