@@ -304,6 +304,11 @@ impl Accounts {
         (!self.is_over(id, &session)).then_some(session)
     }
 
+    /// Whether a session was ever heard of here, be it over by now.
+    pub fn was_opened(&self, id: SessionId) -> bool {
+        self.was_ended(id) || self.replica.was_written(&session_key(id))
+    }
+
     /// Whether a session has ended, in whatever way.
     fn is_over(&self, id: SessionId, session: &Session) -> bool {
         self.was_ended(id)

@@ -172,7 +172,11 @@ impl AuthService {
         // A grant has no key that could prove it.
         let session = session
             .filter(|session| session.media.is_none())
-            .ok_or(AuthError::SessionEnded)?;
+            .ok_or_else(|| match self.accounts.was_opened(id) {
+                true => AuthError::SessionEnded,
+                // It may have been opened where nobody is seen from here just now.
+                false => AuthError::UnknownSession,
+            })?;
         session::verify(proof, session.key, &self.cluster, purpose, trust::now())?;
         Ok((id, session))
     }

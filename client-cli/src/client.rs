@@ -133,7 +133,7 @@ impl Client {
             return Ok(None);
         };
         let proof = self.prove(&session, Purpose::Logout)?;
-        let mut pauses = pauses();
+        let mut pauses = LONG_PAUSES.into_iter();
         loop {
             let ended = self
                 .caller()
@@ -144,9 +144,11 @@ impl Client {
                 .await?;
             match ended {
                 Ok(()) => break,
-                // It may have ended in another way. Or that authenticator has not heard of it yet,
-                // and the session would go on: the others are asked, too.
-                Err(AuthError::SessionEnded) => match pauses.next() {
+                // In another way.
+                Err(AuthError::SessionEnded) => break,
+                // That authenticator has not heard of it yet, and the session would go on: the
+                // others are asked, too.
+                Err(AuthError::UnknownSession) => match pauses.next() {
                     Some(pause) => tokio::time::sleep(pause).await,
                     None => break,
                 },
@@ -183,7 +185,7 @@ impl Client {
     }
 
     async fn renew(&self, session: &Session) -> Result<CachedToken, Error> {
-        let mut pauses = pauses();
+        let mut tried = 0;
         loop {
             let proof = self.prove(session, Purpose::Renew)?;
             let asked = SystemTime::now();
@@ -198,11 +200,19 @@ impl Client {
                 Ok(token) => return Ok(self.keep(session, CachedToken::new(token, asked)).await),
                 Err(error) => error,
             };
-            let early = matches!(error, AuthError::SessionEnded | AuthError::Unauthorized(_));
-            match pauses.next().filter(|_| early) {
-                Some(pause) => tokio::time::sleep(pause).await,
-                None => return Err(error.into()),
-            }
+            let pauses = match error {
+                AuthError::SessionEnded | AuthError::Unauthorized(_) => &PAUSES[..],
+                AuthError::UnknownSession => &LONG_PAUSES,
+                _ => &[],
+            };
+            let Some(pause) = pauses.get(tried) else {
+                return Err(match error {
+                    AuthError::UnknownSession => Error::SessionEnded,
+                    error => error.into(),
+                });
+            };
+            tokio::time::sleep(*pause).await;
+            tried += 1;
         }
     }
 
@@ -236,7 +246,7 @@ impl Client {
         Fut: Future<Output = Result<Result<R, E>, CallError>>,
     {
         let mut token = self.token().await?;
-        let mut pauses = pauses();
+        let mut pauses = PAUSES.into_iter();
         loop {
             let error = match ask(token).await? {
                 Ok(answer) => return Ok(answer),
@@ -253,9 +263,17 @@ impl Client {
 
 /// The pauses before a refused token or session is tried again. What one authenticator just did
 /// reaches the other services within a second: a refusal right after a login may be too early.
-fn pauses() -> impl Iterator<Item = Duration> {
-    [200, 800].into_iter().map(Duration::from_millis)
-}
+const PAUSES: [Duration; 2] = [Duration::from_millis(200), Duration::from_millis(800)];
+
+/// The pauses before others are asked about a session that an authenticator has never heard of. One
+/// whose machine was cut off sees the others some two seconds after its cable is in, and is itself
+/// found before that.
+const LONG_PAUSES: [Duration; 4] = [
+    PAUSES[0],
+    PAUSES[1],
+    Duration::from_millis(1500),
+    Duration::from_millis(2500),
+];
 
 /// Runs what waits for files on a thread where waiting is allowed.
 pub(crate) async fn blocking<T: Send + 'static>(

@@ -60,7 +60,7 @@ fn a_logout_ends_a_session_that_some_authenticators_have_not_heard_of() {
     let home = Home::new();
     let login = home.with_stdin(&["login", "admin", "--password-stdin"], PASSWORD);
     assert_eq!(login.code, 0, "{login:?}");
-    home.cluster.state(|state| state.unheard = 2);
+    home.cluster.state(|state| state.unheard = 3);
     assert_eq!(home.run(&["logout"]).code, 0);
     assert!(home.cluster.state(|state| state.sessions.is_empty()));
 }

@@ -238,6 +238,11 @@ impl Replica {
         lock(&self.inner.rows).get(key).cloned()
     }
 
+    /// Whether it is known here that a row was ever written, be it removed since.
+    pub fn was_written(&self, key: &str) -> bool {
+        lock(&self.inner.rows).was_written(key)
+    }
+
     /// The rows whose keys begin so, in the keys' order.
     pub fn scan(&self, prefix: &str) -> Vec<(String, Value)> {
         let rows = lock(&self.inner.rows);

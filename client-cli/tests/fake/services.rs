@@ -89,7 +89,7 @@ impl Authenticator for Fake {
             let mut state = self.state.lock().unwrap();
             if state.unheard > 0 {
                 state.unheard -= 1;
-                return Err(AuthError::SessionEnded);
+                return Err(AuthError::UnknownSession);
             }
         }
         let session = self.proven(&proof, Purpose::Logout)?;

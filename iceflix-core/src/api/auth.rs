@@ -63,7 +63,7 @@ pub enum AuthError {
     /// The token was not accepted.
     #[error(transparent)]
     Unauthorized(#[from] TokenError),
-    /// The session is unknown, was ended, or its 7 days are over: log in again.
+    /// The session was ended, or its 7 days are over: log in again.
     #[error("the session has ended; log in again")]
     SessionEnded,
     /// Only an admin may do that.
@@ -96,7 +96,8 @@ pub enum AuthError {
     /// The password is right, and an admin has disabled the user.
     #[error("this user is disabled; ask an admin")]
     Disabled,
-    /// There is no such session: it has ended, or it is not yours.
+    /// There is no such session: it has ended, or it is not yours. To who proves that a session is
+    /// theirs: this authenticator has never heard of it, nor has any that it sees; another may have.
     #[error("there is no such session")]
     UnknownSession,
     /// The grant would last longer than this cluster allows (in seconds), or no time at all.

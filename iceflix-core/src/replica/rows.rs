@@ -228,6 +228,11 @@ impl Rows {
         self.rows.get(key)?.value.as_ref()
     }
 
+    /// Whether a row is there, or was and was removed.
+    pub fn was_written(&self, key: &str) -> bool {
+        self.rows.contains_key(key)
+    }
+
     /// The rows whose keys begin so, in order, without those removed.
     pub fn scan<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = (&'a str, &'a Value)> {
         self.rows

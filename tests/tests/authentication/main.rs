@@ -353,7 +353,7 @@ async fn a_renewal_takes_the_sessions_own_fresh_proof() {
         (
             ada.key
                 .prove(SessionId::random(), name, Purpose::Renew, now()),
-            Err(AuthError::SessionEnded),
+            Err(AuthError::UnknownSession),
         ),
         (
             Some(SessionProof(ada.token().0)),
