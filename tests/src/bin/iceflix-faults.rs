@@ -4,7 +4,7 @@
 use anyhow::Context as _;
 use clap::Parser;
 use iceflix_tests::{
-    faults::{self, Fault, Line, Options},
+    faults::{self, Fault, Line},
     lan::Lan,
 };
 use std::{
@@ -62,15 +62,12 @@ struct Run {
 
 impl Run {
     fn chosen(&self) -> anyhow::Result<Vec<Fault>> {
-        let options = Options {
-            storm: match self.storm {
-                Some(seconds) => Duration::from_secs(seconds),
-                None if self.quick => QUICK_STORM,
-                None => STORM,
-            },
-            before: if self.quick { QUICK_BEFORE } else { BEFORE },
+        let storm = match self.storm {
+            Some(seconds) => Duration::from_secs(seconds),
+            None if self.quick => QUICK_STORM,
+            None => STORM,
         };
-        let mut all = faults::all(&options);
+        let mut all = faults::all(storm);
         let unknown = self
             .names
             .iter()
@@ -83,6 +80,11 @@ impl Run {
             named || self.names.is_empty() && (fault.quick || !self.quick)
         });
         Ok(all)
+    }
+
+    /// How long people use the cluster before each fault.
+    fn before(&self) -> Duration {
+        if self.quick { QUICK_BEFORE } else { BEFORE }
     }
 }
 
@@ -106,11 +108,7 @@ fn main() -> ExitCode {
 }
 
 fn list() {
-    let options = Options {
-        storm: STORM,
-        before: BEFORE,
-    };
-    for fault in faults::all(&options) {
+    for fault in faults::all(STORM) {
         let mark = if fault.quick { "*" } else { " " };
         println!("{mark} {:20} {}", fault.name, fault.about);
     }
@@ -180,7 +178,7 @@ fn inside(lan: &str, dir: &Path, run: &Run) -> anyhow::Result<bool> {
     let chosen = run.chosen()?;
     let runtime = tokio::runtime::Runtime::new()?;
     let mut lines: Vec<Line> = Vec::new();
-    let result = runtime.block_on(faults::run(lan, dir, &chosen, |line| {
+    let result = runtime.block_on(faults::run(lan, dir, &chosen, run.before(), |line| {
         let passed = if line.passed() { "ok" } else { "FAILED" };
         eprintln!(
             "{}: {passed} ({:.0} s)",

@@ -29,8 +29,6 @@ pub struct Fault {
     pub(super) hits: &'static [u32],
     /// Within what time the last Main must miss what is gone; `None`: nothing has to be.
     pub(super) noticed: Option<Duration>,
-    /// How long people use the cluster before it.
-    pub(super) before: Duration,
 }
 
 impl Fault {
@@ -42,7 +40,6 @@ impl Fault {
             what,
             hits: &[],
             noticed: None,
-            before: Duration::ZERO,
         }
     }
 
@@ -88,20 +85,11 @@ pub(super) enum What {
     Storm(Duration),
 }
 
-/// What a run is to be.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// How long the restart storm lasts.
-    pub storm: Duration,
-    /// How long people use the cluster before each fault.
-    pub before: Duration,
-}
-
-/// All faults, in the order in which they are made.
-pub fn all(options: &Options) -> Vec<Fault> {
+/// All faults, in the order in which they are made, with a restart storm that lasts so long.
+pub fn all(storm: Duration) -> Vec<Fault> {
     let fault = Fault::new;
     let stop = |kind, tenths: u64| What::Stop(kind, Duration::from_millis(100 * tenths));
-    let mut all = vec![
+    vec![
         fault("kill-main", "kill -9 of a Main", What::Kill(Kind::Main)).within(KILLED),
         fault(
             "kill-auth",
@@ -309,13 +297,9 @@ pub fn all(options: &Options) -> Vec<Fault> {
         fault(
             "storm",
             "instances of all kinds killed at random",
-            What::Storm(options.storm),
+            What::Storm(storm),
         )
         .hits(&[1, 2, 3])
         .quick(),
-    ];
-    for fault in &mut all {
-        fault.before = options.before;
-    }
-    all
+    ]
 }

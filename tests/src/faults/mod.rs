@@ -38,7 +38,7 @@ mod tally;
 mod watch;
 mod world;
 
-pub use list::{Fault, Options, all};
+pub use list::{Fault, all};
 pub use report::{Line, table};
 
 use crate::lan::Lan;
@@ -54,7 +54,8 @@ pub fn machines() -> u32 {
 }
 
 /// Makes these faults, one after another, on a LAN of [`machines`], with everything below `dir`. To
-/// be run on the people's machine of that LAN. `said` gets each line as it is known.
+/// be run on the people's machine of that LAN. People use the cluster for so long `before` each.
+/// `said` gets each line as it is known.
 ///
 /// # Errors
 /// When the cluster does not start or a round cannot be carried out.
@@ -62,6 +63,7 @@ pub async fn run(
     lan: &str,
     dir: &Path,
     faults: &[Fault],
+    before: Duration,
     mut said: impl FnMut(Line),
 ) -> anyhow::Result<()> {
     // What libfaketime leaves behind goes with this process.
@@ -103,7 +105,7 @@ pub async fn run(
                     World::start(Arc::clone(&lan), &dir, &plan).await?
                 }
             };
-            let line = perform(&started, fault, number).await?;
+            let line = perform(&started, fault, before, number).await?;
             if !line.passed() {
                 started.keep_logs()?;
             }

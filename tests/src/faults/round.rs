@@ -7,7 +7,7 @@ use super::{
     load::{Load, Wanted, password},
     oracles::{equal_rows, lost, revived},
     report::Line,
-    tally::Film,
+    tally::{Counted, Film},
     watch::Life,
     world::World,
 };
@@ -180,8 +180,41 @@ impl Round<'_> {
         missed.collect()
     }
 
+    /// Whether what people saw is as it should be. `begun` is when the fault was, counted as what
+    /// they saw is.
+    fn judge(&mut self, fault: &Fault, counted: &Counted, begun: Duration) {
+        let after = |at: Duration| at.as_secs_f64() - begun.as_secs_f64();
+        for (at, command, error) in counted.errors.iter().take(3) {
+            self.fail(format!("{command} at {:.1} s: {error}", after(*at)));
+        }
+        if let (Some(first), Some(last)) = (counted.hidden.first(), counted.hidden.last()) {
+            let (times, first, last) = (counted.hidden.len(), after(*first), after(*last));
+            self.fail(format!(
+                "{times} searches, from {first:.1} s to {last:.1} s, showed a film as not available that \
+                 live nodes have"
+            ));
+        }
+        for (name, film) in &counted.films {
+            self.judge_film(name, film);
+        }
+        let missed = self.missed();
+        self.in_time(missed.is_empty(), || {
+            format!("missed without a reason: {missed:?}")
+        });
+        let detected = self.detection();
+        if let Some(most) = fault.noticed {
+            self.in_time(
+                detected.is_some_and(|time| time <= most),
+                || match detected {
+                    Some(time) => format!("it was missed only after {time:.2?}"),
+                    None => "it was not missed".to_owned(),
+                },
+            );
+        }
+    }
+
     /// Whether a film played as it should have.
-    fn judge(&mut self, name: &str, film: &Film) {
+    fn judge_film(&mut self, name: &str, film: &Film) {
         if let Some(ended) = &film.ended {
             self.fail(format!("{name} ended: {ended}"));
         }
@@ -216,11 +249,16 @@ impl Round<'_> {
     }
 }
 
-/// Makes a fault under load, and says what became of it.
+/// Makes a fault under load, after a time without, and says what became of it.
 ///
 /// # Errors
 /// When the round could not be carried out; what a fault did is in the line.
-pub async fn perform(world: &World, fault: &Fault, number: usize) -> anyhow::Result<Line> {
+pub async fn perform(
+    world: &World,
+    fault: &Fault,
+    before: Duration,
+    number: usize,
+) -> anyhow::Result<Line> {
     let prepared = super::prepare(fault.what, world).await;
     world.whole(HEALING).await?;
     world.all_provided(HEALING).await?;
@@ -241,7 +279,7 @@ pub async fn perform(world: &World, fault: &Fault, number: usize) -> anyhow::Res
     };
     let load = Load::start(wanted.clone()).await?;
     let calm_since = Instant::now();
-    tokio::time::sleep(fault.before).await;
+    tokio::time::sleep(before).await;
     let mut round = Round {
         world,
         user: user.clone(),
@@ -304,34 +342,7 @@ pub async fn perform(world: &World, fault: &Fault, number: usize) -> anyhow::Res
             "it cannot be told whether memory was lost: {error:#}"
         ));
     }
-    let after = |at: Duration| at.as_secs_f64() - (begun - tally.begun()).as_secs_f64();
-    for (at, command, error) in counted.errors.iter().take(3) {
-        round.fail(format!("{command} at {:.1} s: {error}", after(*at)));
-    }
-    if let (Some(first), Some(last)) = (counted.hidden.first(), counted.hidden.last()) {
-        let (times, first, last) = (counted.hidden.len(), after(*first), after(*last));
-        round.fail(format!(
-            "{times} searches, from {first:.1} s to {last:.1} s, showed a film as not available that \
-             live nodes have"
-        ));
-    }
-    for (name, film) in &counted.films {
-        round.judge(name, film);
-    }
-    let missed = round.missed();
-    round.in_time(missed.is_empty(), || {
-        format!("missed without a reason: {missed:?}")
-    });
-    let detected = round.detection();
-    if let Some(most) = fault.noticed {
-        round.in_time(
-            detected.is_some_and(|time| time <= most),
-            || match detected {
-                Some(time) => format!("it was missed only after {time:.2?}"),
-                None => "it was not missed".to_owned(),
-            },
-        );
-    }
+    round.judge(fault, &counted, begun - tally.begun());
     let since_begun = |at: Instant| at.saturating_duration_since(tally.begun());
     let latency = made_at.map(|at| {
         let phases = Phases {
@@ -354,7 +365,7 @@ pub async fn perform(world: &World, fault: &Fault, number: usize) -> anyhow::Res
         lost,
         whole,
         equal,
-        detected,
+        detected: round.detection(),
         longest: counted.longest(),
         latency,
         stalled: stalled(false),
