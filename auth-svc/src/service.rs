@@ -168,15 +168,16 @@ impl AuthService {
         purpose: Purpose,
     ) -> Result<(SessionId, Session), AuthError> {
         let id = session::claimed_session(proof).ok_or(trust_error_invalid())?;
-        let session = self.accounts.session(id).await;
+        let session = match self.accounts.session(id).await {
+            // It may have been opened where nobody is seen from here just now.
+            None if !self.accounts.was_opened(id) => return Err(AuthError::UnknownSession),
+            // It may have been heard of meanwhile.
+            None => self.accounts.session_here(id),
+            found => found,
+        };
         // A grant has no key that could prove it.
-        let session = session
-            .filter(|session| session.media.is_none())
-            .ok_or_else(|| match self.accounts.was_opened(id) {
-                true => AuthError::SessionEnded,
-                // It may have been opened where nobody is seen from here just now.
-                false => AuthError::UnknownSession,
-            })?;
+        let session = session.filter(|session| session.media.is_none());
+        let session = session.ok_or(AuthError::SessionEnded)?;
         session::verify(proof, session.key, &self.cluster, purpose, trust::now())?;
         Ok((id, session))
     }
@@ -197,7 +198,8 @@ impl AuthService {
     async fn try_refresh(&self, proof: &SessionProof) -> Result<Token, AuthError> {
         let (id, session) = self.proven(proof, Purpose::Renew).await?;
         let user = self.accounts.user(&session.user).await;
-        let user = user.ok_or(AuthError::SessionEnded)?;
+        // Who is removed has no sessions: this one has not been heard of here yet.
+        let user = user.ok_or(AuthError::UnknownSession)?;
         if self.accounts.is_disabled(&session.user) {
             return Err(AuthError::Disabled);
         }

@@ -1,6 +1,6 @@
 //! What goes on in the background: hearing of films, of who is alive, and of changed rows.
 
-use crate::{index::NewTitle, store::Store, unseen::Asker};
+use crate::{index::NewTitle, store::Store, unseen::Unseen};
 use iceflix_core::{
     api::{Instance, InstanceId, Kind, MediaId, main::DirectoryView},
     feed::{self, Change, Heard, Inbox},
@@ -9,7 +9,9 @@ use iceflix_core::{
     topics::{Entries, MediaItem},
 };
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
     time::{Duration, Instant},
 };
 use tokio::sync::{mpsc, oneshot};
@@ -126,14 +128,30 @@ fn item(name: &str, value: serde_json::Value) -> Option<MediaItem> {
     Some(item)
 }
 
-/// Follows which streaming nodes are alive, and tells who asks those that are not seen.
-pub async fn live(store: Store, membership: Membership, asker: Asker, stop: CancellationToken) {
+/// Follows which streaming nodes are alive, and which are not seen.
+///
+/// `own` is this machine's address.
+pub async fn live(
+    store: Store,
+    membership: Membership,
+    own: IpAddr,
+    unseen: Unseen,
+    stop: CancellationToken,
+) {
     let mut view = membership.watch();
     let mut prune = tokio::time::interval(PRUNE);
+    let mut before: BTreeSet<(Kind, InstanceId)> = BTreeSet::new();
     loop {
-        let live = streaming(&view.borrow_and_update());
-        store.shared_index().write().set_live(live);
-        asker.changed();
+        let now = Arc::clone(&view.borrow_and_update());
+        store.shared_index().write().set_live(streaming(&now));
+        let name = |it: &Instance| (it.kind, it.instance.clone());
+        let arrived = now
+            .instances
+            .iter()
+            .filter(|it| !before.contains(&name(it)));
+        let arrived: Vec<IpAddr> = arrived.map(|it| it.endpoint.ip()).collect();
+        unseen.changed(arrived, sees_others(&now, own));
+        before = now.instances.iter().map(name).collect();
         tokio::select! {
             changed = view.changed() => if changed.is_err() { return },
             _ = prune.tick() => {
@@ -158,6 +176,12 @@ pub async fn gathered(membership: &Membership) {
     let _ = tokio::time::timeout(GATHERING, gathering).await;
 }
 
+/// Whether there is an instance on another machine than the one with this address.
+fn sees_others(view: &DirectoryView, own: IpAddr) -> bool {
+    let mut instances = view.instances.iter();
+    instances.any(|instance| instance.endpoint.ip() != own)
+}
+
 /// The streaming nodes of a directory.
 fn streaming(view: &DirectoryView) -> BTreeMap<InstanceId, Instance> {
     let nodes = view.instances.iter();
@@ -165,4 +189,35 @@ fn streaming(view: &DirectoryView) -> BTreeMap<InstanceId, Instance> {
         .filter(|instance| instance.kind == Kind::Streaming)
         .map(|node| (node.instance.clone(), node.clone()))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use iceflix_core::api::main::DirectoryVersion;
+
+    #[test]
+    fn others_are_those_at_other_addresses() {
+        let view = |addresses: &[&str]| DirectoryView {
+            version: DirectoryVersion {
+                counter: 0,
+                number: 0,
+            },
+            instances: addresses
+                .iter()
+                .map(|address| Instance {
+                    kind: Kind::Main,
+                    instance: "main-1".parse().unwrap(),
+                    endpoint: address.parse().unwrap(),
+                    pid: 1,
+                    load: 0,
+                    draining: false,
+                })
+                .collect(),
+        };
+        let own: IpAddr = "192.0.2.1".parse().unwrap();
+        assert!(!sees_others(&view(&[]), own));
+        assert!(!sees_others(&view(&["192.0.2.1:1", "192.0.2.1:2"]), own));
+        assert!(sees_others(&view(&["192.0.2.1:1", "192.0.2.2:1"]), own));
+    }
 }

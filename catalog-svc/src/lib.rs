@@ -35,7 +35,7 @@ use tokio_util::{
     sync::{CancellationToken, DropGuard},
     task::TaskTracker,
 };
-use unseen::Asker;
+use unseen::Unseen;
 
 /// The file of the shared rows, in the state directory.
 const DATABASE: &str = "catalog.sqlite";
@@ -80,10 +80,10 @@ impl Server for CatalogServer {
         while let Ok(heard) = heard.try_recv() {
             follow::hear(&store, heard, &new_title).await;
         }
-        let asker = {
+        let unseen = {
             let verifier = node.verifier.clone();
             let expelled = move || verifier.expelled();
-            Asker::new(
+            Unseen::new(
                 Arc::clone(store.shared_index()),
                 expelled,
                 node.security.clone(),
@@ -100,7 +100,8 @@ impl Server for CatalogServer {
         tasks.spawn(follow::live(
             all(),
             node.membership.clone(),
-            asker.clone(),
+            node.address().ip(),
+            unseen.clone(),
             stop(),
         ));
         tasks.close();
@@ -108,10 +109,11 @@ impl Server for CatalogServer {
 
         let service = CatalogService {
             store: store.clone(),
-            asker,
+            unseen,
             verifier: node.verifier.clone(),
             audit: node.audit.clone(),
             from: node.address().ip(),
+            from_elsewhere: false,
         };
         node.hears(replica.ears().into_iter().chain([hearer.ears()]));
         let (said, announced) = (replica, Arc::clone(&hearer));

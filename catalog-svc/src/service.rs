@@ -1,6 +1,6 @@
 //! The contract's methods: check, ask the store, map the error.
 
-use crate::{rows::RowKey, store::Store, text, unseen::Asker};
+use crate::{rows::RowKey, store::Store, text, unseen::Unseen};
 use iceflix_core::{
     api::{
         MediaId, Page, PageRequest, TokenError,
@@ -27,14 +27,22 @@ const MAX_TAGS_OF_FILM: usize = 1000;
 pub struct CatalogService {
     /// What it knows.
     pub store: Store,
-    /// Who asks nodes that are not seen, before it is said what is available.
-    pub asker: Asker,
+    /// Nodes to be asked before it is said what is available.
+    pub unseen: Unseen,
     /// Who may ask.
     pub verifier: Verifier,
     /// Where to write down who did what.
     pub audit: Audit,
     /// The caller's address.
     pub from: IpAddr,
+    /// Whether that is another machine's.
+    pub from_elsewhere: bool,
+}
+
+/// Whether it is on another machine than this, as far as its address tells.
+fn is_elsewhere(peer: &Peer) -> bool {
+    let ip = peer.address.ip();
+    ip != peer.local.ip() && !ip.is_loopback()
 }
 
 fn reason(error: &CatalogError) -> &'static str {
@@ -54,6 +62,7 @@ impl CatalogService {
     pub fn facing(&self, peer: Peer) -> Self {
         Self {
             from: peer.address.ip(),
+            from_elsewhere: is_elsewhere(&peer),
             ..self.clone()
         }
     }
@@ -161,7 +170,7 @@ impl Catalog for CatalogService {
     ) -> Result<TileDetails, CatalogError> {
         let user = self.caller(&token).await?.user;
         self.must_know(id).await?;
-        self.asker.ask().await;
+        self.unseen.are_asked(self.from_elsewhere).await;
         let found = self.store.index().get(&id, Some(&user));
         found.ok_or(CatalogError::UnknownMedia)
     }
@@ -192,7 +201,7 @@ impl Catalog for CatalogService {
     ) -> Result<Page<Tile>, CatalogError> {
         let user = self.caller(&token).await?.user;
         let tags = text::tags(&tags).ok_or(CatalogError::InvalidTag)?;
-        self.asker.ask().await;
+        self.unseen.are_asked(self.from_elsewhere).await;
         Ok(self.store.index().find_tagged(tags, all, &user, &page))
     }
 
@@ -208,7 +217,7 @@ impl Catalog for CatalogService {
             return Err(TokenError::Invalid.into());
         }
         query.tags = text::tags(&query.tags).ok_or(CatalogError::InvalidTag)?;
-        self.asker.ask().await;
+        self.unseen.are_asked(self.from_elsewhere).await;
         Ok(self.store.index().find(&query, user.as_deref(), &page))
     }
 
@@ -257,5 +266,30 @@ impl Catalog for CatalogService {
         let result = self.try_rename(&token, id, &name).await;
         asked.ends(result.as_ref().err().map(reason));
         result
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_another_address_is_elsewhere() {
+        let peer = |address: &str, local: &str| Peer {
+            address: address.parse().unwrap(),
+            local: local.parse().unwrap(),
+            role: None,
+            instance: None,
+        };
+        assert!(is_elsewhere(&peer("192.0.2.2:1", "192.0.2.1:2")));
+        assert!(is_elsewhere(&peer("[2001:db8::2]:1", "[2001:db8::1]:2")));
+        for (address, local) in [
+            ("192.0.2.1:1", "192.0.2.1:2"),
+            ("127.0.0.1:1", "127.0.0.1:2"),
+            ("127.0.0.5:1", "127.0.0.1:2"),
+            ("[::1]:1", "[::1]:2"),
+        ] {
+            assert!(!is_elsewhere(&peer(address, local)), "{address}");
+        }
     }
 }

@@ -3,49 +3,75 @@
 //! Whoever was cut off and returns, or whose links break, sees the nodes on the bus late, and in any
 //! order. An answer in between would show films as not available that live nodes have. So a node that
 //! is known to have films, is not seen, and has not said that it would leave is asked for one of them
-//! where it was last to be found. If it has it and can play it, it counts as seen.
+//! where it was last to be found. If it has it and would play it, it counts as seen.
+//!
+//! A node that is silent may be one whose links are about to return: for a second after a cable is in
+//! the system may still look for the other machine's hardware address (ARP asks once a second, RFC 1122
+//! 2.3.2.1), while whoever asks has found this one. So where there are signs of a return, silence is no
+//! answer for a second: somebody arrived on the same machine, or is the first to be seen on another one
+//! than this, or asks from another one while none is seen.
 
 use crate::index::SharedIndex;
 use futures::future::{BoxFuture, join_all};
 use iceflix_core::{
     api::{Instance, InstanceId, MediaId, streaming::StreamingClient},
-    rpc::{Caller, Security},
+    rpc::{AttemptError, CallError, Caller, Security},
 };
 use std::{
     collections::{BTreeMap, HashSet},
-    net::SocketAddr,
+    io,
+    net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
+use tarpc::context::Context;
 use tokio::{sync::watch, time::Instant};
 
 /// How long a node may take to answer. One on the same network takes some milliseconds, connecting
-/// included; twice this is less than what a caller grants an attempt.
-const PATIENCE: Duration = Duration::from_millis(250);
+/// included. A question may have to wait for one that was asked before, and once more: together that is
+/// less than the 500 ms that a caller grants its first attempt.
+const PATIENCE: Duration = Duration::from_millis(200);
+
+/// The shortest time in which it is found that a node is silent, also where the system says so.
+const SILENT: Duration = Duration::from_millis(100);
 
 /// How long it counts that a node has answered: about as long as a silent one is seen on the bus.
 const LIVES: Duration = Duration::from_secs(1);
 
-/// How long it counts that a node has not, once nothing has changed for a while.
-const IS_GONE: Duration = Duration::from_secs(2);
+/// How long it counts that a node has not, once nothing has changed for a while: a tenth of that while,
+/// within these bounds.
+const IS_GONE: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(60)];
 
 /// How long after the last change the next is to be expected. Meanwhile whoever asks for films has
 /// the nodes asked anew: a cable that was out is in from one moment to the next.
 const UNSETTLED: Duration = Duration::from_secs(3);
 
-/// The longest that an answer waits for nodes that are asked: for those who were asked before the
-/// question came, and once more.
-const LONGEST: Duration = Duration::from_millis(600);
+/// How long after a question came silence is no answer to it, where links return. Its caller turns to
+/// another catalogue after half a second, and has ever more patience with each.
+const RETURNING: Duration = Duration::from_secs(1);
 
-/// A node that is not seen, and a film that it had.
-pub type Unseen = (Instance, MediaId);
+/// The longest that an answer waits for nodes that are asked.
+const LONGEST: Duration = Duration::from_millis(1300);
 
-/// What a node said, or did not.
+/// A node that is not seen, and some films that it had.
+pub type Missed = (Instance, Vec<MediaId>);
+
+/// What a node said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Word {
+    /// It has the film and would play it.
+    Lives,
+    /// It would not, or nobody is there.
+    Refuses,
+    /// Nothing.
+    Silence,
+}
+
+/// What a node said when it was asked.
 #[derive(Debug, Clone, Copy)]
 struct Verdict {
-    /// When it was asked.
     asked: Instant,
-    lives: bool,
+    word: Word,
 }
 
 /// What a question waits for.
@@ -55,7 +81,7 @@ enum Wanting {
     /// Some are being asked.
     Patience,
     /// These are to be asked.
-    Answers(Vec<Unseen>),
+    Answers(Vec<Missed>),
 }
 
 /// What was heard of nodes that are not seen. Pure: what happens comes with its time.
@@ -63,77 +89,120 @@ enum Wanting {
 struct Verdicts {
     /// When the directory last changed.
     changed: Instant,
+    /// When there last was a sign that links to any machine return, and to which ones.
+    returning: Option<Instant>,
+    machines: BTreeMap<IpAddr, Instant>,
+    /// No other machine is seen any more, though one was, and nobody on another has asked since.
+    cut_off: bool,
+    /// Another machine is seen.
+    company: bool,
     of: BTreeMap<InstanceId, Verdict>,
     /// Some are being asked.
-    asking: bool,
+    in_round: bool,
 }
 
 impl Verdicts {
     fn new(now: Instant) -> Self {
         Self {
             changed: now,
+            returning: None,
+            machines: BTreeMap::new(),
+            cut_off: false,
+            company: false,
             of: BTreeMap::new(),
-            asking: false,
+            in_round: false,
+        }
+    }
+
+    /// The directory has changed. Somebody came on these machines; `company` is whether another one
+    /// than this is there.
+    fn turns(&mut self, arrived: impl IntoIterator<Item = IpAddr>, company: bool, now: Instant) {
+        self.changed = now;
+        if company && !self.company {
+            self.returning = Some(now);
+        }
+        self.machines.retain(|_, at| now < *at + UNSETTLED);
+        self.machines
+            .extend(arrived.into_iter().map(|it| (it, now)));
+        self.cut_off = !company && (self.company || self.cut_off);
+        self.company = company;
+    }
+
+    /// Somebody on another machine asks. If none is seen, their question shows that the cable is in.
+    fn asked_from_elsewhere(&mut self, now: Instant) {
+        if std::mem::take(&mut self.cut_off) {
+            (self.changed, self.returning) = (now, Some(now));
         }
     }
 
     /// Whether what is known of a node is worth as much as asking it for a question that came then.
-    fn suffices(&self, node: &InstanceId, question: Instant) -> bool {
-        self.of.get(node).is_some_and(|verdict| {
+    fn suffices(&self, node: &Instance, question: Instant) -> bool {
+        self.of.get(&node.instance).is_some_and(|verdict| {
             let age = question.saturating_duration_since(verdict.asked);
-            match verdict.lives {
-                true => age < LIVES,
-                false if verdict.asked >= question => true,
-                false => verdict.asked >= self.changed + UNSETTLED && age < IS_GONE,
+            let machine = self.machines.get(&node.endpoint.ip()).copied();
+            let returning = self.returning.max(machine);
+            let returning = returning.is_some_and(|at| question < at + UNSETTLED);
+            match verdict.word {
+                Word::Lives => age < LIVES,
+                Word::Silence if returning => verdict.asked >= question + RETURNING,
+                _ if verdict.asked >= question => true,
+                _ => {
+                    let settled = verdict.asked.saturating_duration_since(self.changed);
+                    let [least, most] = IS_GONE;
+                    settled >= UNSETTLED && age < (settled / 10).clamp(least, most)
+                }
             }
         })
     }
 
     /// What there is to do before a question can be answered that came then.
-    fn wanting(&mut self, mut unseen: Vec<Unseen>, question: Instant) -> Wanting {
-        unseen.retain(|(node, _)| !self.suffices(&node.instance, question));
-        match (unseen.is_empty(), self.asking) {
+    fn wanting(&mut self, mut unseen: Vec<Missed>, question: Instant) -> Wanting {
+        unseen.retain(|(node, _)| !self.suffices(node, question));
+        match (unseen.is_empty(), self.in_round) {
             (true, _) => Wanting::Nothing,
             (false, true) => Wanting::Patience,
             (false, false) => {
-                self.asking = true;
+                self.in_round = true;
                 Wanting::Answers(unseen)
             }
         }
     }
 
     /// Nodes that were asked then have answered, or have not.
-    fn heard(&mut self, answers: Vec<(InstanceId, bool)>, asked: Instant) {
-        self.asking = false;
+    fn heard(&mut self, answers: Vec<(InstanceId, Word)>, asked: Instant) {
         let answers = answers.into_iter();
-        let verdicts = answers.map(|(node, lives)| (node, Verdict { asked, lives }));
+        let verdicts = answers.map(|(node, word)| (node, Verdict { asked, word }));
         self.of.extend(verdicts);
     }
 
     /// Forgets what others said: they are seen, or known no more.
-    fn keep(&mut self, unseen: &[Unseen]) {
+    fn keep(&mut self, unseen: &[Missed]) {
         let is_unseen = |id: &InstanceId| unseen.iter().any(|(node, _)| node.instance == *id);
         self.of.retain(|id, _| is_unseen(id));
     }
 
     /// Those of them that have answered.
-    fn living(&self, unseen: &[Unseen]) -> BTreeMap<InstanceId, Instance> {
-        let lives = |node: &InstanceId| self.of.get(node).is_some_and(|verdict| verdict.lives);
+    fn living(&self, unseen: &[Missed]) -> BTreeMap<InstanceId, Instance> {
+        let lives = |node: &InstanceId| {
+            let verdict = self.of.get(node);
+            verdict.is_some_and(|verdict| verdict.word == Word::Lives)
+        };
         let living = unseen.iter().filter(|(node, _)| lives(&node.instance));
         let living = living.map(|(node, _)| (node.instance.clone(), node.clone()));
         living.collect()
     }
 }
 
-/// Asks a node at that address whether it has a film and can play it.
-type Ask = Box<dyn Fn(SocketAddr, MediaId) -> BoxFuture<'static, bool> + Send + Sync>;
+/// Asks a node at that address whether it has one of these films and would play it. Within
+/// [`PATIENCE`].
+type Ask = Box<dyn Fn(SocketAddr, Vec<MediaId>) -> BoxFuture<'static, Word> + Send + Sync>;
 
 /// Who was expelled, and is asked nothing.
 type Expelled = Box<dyn Fn() -> HashSet<InstanceId> + Send + Sync>;
 
-/// Asks nodes that are not seen. Clones are the same.
+/// The nodes that are not seen. Clones are the same.
 #[derive(Clone)]
-pub struct Asker(Arc<Inner>);
+pub struct Unseen(Arc<Inner>);
 
 struct Inner {
     index: Arc<SharedIndex>,
@@ -144,28 +213,39 @@ struct Inner {
     answered: watch::Sender<()>,
 }
 
-impl Asker {
-    /// Asks over connections that are protected like that.
+impl Unseen {
+    /// Those that an index misses, asked over connections that are protected like that.
     pub fn new(
         index: Arc<SharedIndex>,
         expelled: impl Fn() -> HashSet<InstanceId> + Send + Sync + 'static,
         security: Security,
     ) -> Self {
         let caller = Caller::by_address(security);
-        let ask = move |endpoint, id| -> BoxFuture<'static, bool> {
+        let ask = move |endpoint, films: Vec<MediaId>| -> BoxFuture<'static, Word> {
             let caller = caller.clone();
             Box::pin(async move {
-                let ask = |node: StreamingClient, context| async move {
-                    node.is_available(context, id).await
+                let ask = |node: StreamingClient, context: Context| {
+                    let films = films.clone();
+                    async move {
+                        for film in films {
+                            if node.is_available(context, film).await? {
+                                return Ok(true);
+                            }
+                        }
+                        Ok(false)
+                    }
                 };
-                let answer = caller.call_at(endpoint, PATIENCE, ask).await;
-                answer.is_ok_and(|has| has)
+                match caller.call_at(endpoint, PATIENCE, ask).await {
+                    Ok(true) => Word::Lives,
+                    Ok(false) => Word::Refuses,
+                    Err(error) => unanswered(&error),
+                }
             })
         };
-        Self::asking(index, Box::new(expelled), Box::new(ask))
+        Self::asked_by(index, Box::new(expelled), Box::new(ask))
     }
 
-    fn asking(index: Arc<SharedIndex>, expelled: Expelled, ask: Ask) -> Self {
+    fn asked_by(index: Arc<SharedIndex>, expelled: Expelled, ask: Ask) -> Self {
         Self(Arc::new(Inner {
             index,
             expelled,
@@ -175,23 +255,27 @@ impl Asker {
         }))
     }
 
-    /// The directory has changed, as the index knows by now.
-    pub fn changed(&self) {
-        let unseen = self.unseen();
+    /// The directory has changed, as the index knows by now. Somebody came on these machines;
+    /// `company` is whether another one than this is there.
+    pub fn changed(&self, arrived: impl IntoIterator<Item = IpAddr>, company: bool) {
         let mut verdicts = self.verdicts();
-        verdicts.changed = Instant::now();
-        verdicts.keep(&unseen);
+        verdicts.turns(arrived, company, Instant::now());
+        verdicts.keep(&self.missed());
     }
 
     /// To be waited for before it is said which films are available: asks the nodes that are not
-    /// seen, unless that was just done, for 0.6 s at most. Over at once while all are seen.
-    pub async fn ask(&self) {
+    /// seen, unless that was just done, for 1.3 s at most. Over at once while all are seen.
+    /// `from_elsewhere` is whether who wants to know is on another machine.
+    pub async fn are_asked(&self, from_elsewhere: bool) {
         let question = Instant::now();
+        if from_elsewhere {
+            self.verdicts().asked_from_elsewhere(question);
+        }
         let mut answered = self.0.answered.subscribe();
         let asking = async {
             loop {
                 answered.borrow_and_update();
-                match self.verdicts().wanting(self.unseen(), question) {
+                match self.verdicts().wanting(self.missed(), question) {
                     Wanting::Nothing => break,
                     Wanting::Patience => {}
                     // Not by this question itself: whoever has it may give up, and others wait, too.
@@ -206,22 +290,28 @@ impl Asker {
     }
 
     /// Asks these nodes, all at once.
-    async fn round(self, nodes: Vec<Unseen>) {
+    async fn round(self, nodes: Vec<Missed>) {
+        let _over = Over(&self);
         let asked = Instant::now();
-        let ask = |(node, id): Unseen| {
-            let answer = tokio::time::timeout(PATIENCE, (self.0.ask)(node.endpoint, id));
-            async move { (node.instance, answer.await.unwrap_or(false)) }
+        let ask = |(node, films): Missed| {
+            let answer = (self.0.ask)(node.endpoint, films);
+            async move {
+                let word = answer.await;
+                if word == Word::Silence {
+                    tokio::time::sleep_until(asked + SILENT).await;
+                }
+                (node.instance, word)
+            }
         };
         let answers = join_all(nodes.into_iter().map(ask)).await;
         self.verdicts().heard(answers, asked);
-        self.0.answered.send_replace(());
     }
 
     /// Has the index count those that have answered, and nobody else.
     fn show(&self) {
-        let unseen = self.unseen();
-        // Held until it is shown: of two at once the later one stands.
+        // Held from before it is looked until it is shown: of two at once the later look stands.
         let mut verdicts = self.verdicts();
+        let unseen = self.missed();
         verdicts.keep(&unseen);
         let living = verdicts.living(&unseen);
         if *self.0.index.read().reached() != living {
@@ -229,10 +319,10 @@ impl Asker {
         }
     }
 
-    fn unseen(&self) -> Vec<Unseen> {
+    fn missed(&self) -> Vec<Missed> {
         let index = self.0.index.read();
         match index.misses_nodes() {
-            true => index.unseen(&(self.0.expelled)()),
+            true => index.missed(&(self.0.expelled)()),
             // Mostly, and quicker to say.
             false => Vec::new(),
         }
@@ -242,6 +332,27 @@ impl Asker {
         // Times and answers: a panic cannot have left them half changed.
         let verdicts = self.0.verdicts.lock();
         verdicts.unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Ends a round, also one that breaks.
+struct Over<'a>(&'a Unseen);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.verdicts().in_round = false;
+        self.0.0.answered.send_replace(());
+    }
+}
+
+/// What it says of a node that it did not answer: where a process has died, the system refuses.
+fn unanswered(error: &CallError) -> Word {
+    match error {
+        CallError::Unreachable {
+            source: AttemptError::Connect(error),
+            ..
+        } if error.kind() == io::ErrorKind::ConnectionRefused => Word::Refuses,
+        _ => Word::Silence,
     }
 }
 

@@ -134,7 +134,7 @@ impl Client {
         };
         let proof = self.prove(&session, Purpose::Logout)?;
         let mut pauses = LONG_PAUSES.into_iter();
-        loop {
+        let unknown = loop {
             let ended = self
                 .caller()
                 .call_with(Effort::Write, |auth: AuthenticatorClient, ctx| {
@@ -143,19 +143,25 @@ impl Client {
                 })
                 .await?;
             match ended {
-                Ok(()) => break,
-                // In another way.
-                Err(AuthError::SessionEnded) => break,
+                // It may have ended in another way.
+                Ok(()) | Err(AuthError::SessionEnded) => break false,
                 // That authenticator has not heard of it yet, and the session would go on: the
                 // others are asked, too.
                 Err(AuthError::UnknownSession) => match pauses.next() {
                     Some(pause) => tokio::time::sleep(pause).await,
-                    None => break,
+                    None => break true,
                 },
                 Err(error) => return Err(error.into()),
             }
-        }
+        };
         self.forget(session.id).await?;
+        if unknown {
+            return Err(Error::NotFound(
+                "no authenticator that answers knows this session. It is forgotten here; should \
+                 another one know it, it ends by itself within 7 days"
+                    .into(),
+            ));
+        }
         Ok(Some(session))
     }
 

@@ -66,6 +66,30 @@ fn a_logout_ends_a_session_that_some_authenticators_have_not_heard_of() {
 }
 
 #[test]
+fn who_is_logged_in_stays_so_where_some_authenticators_have_not_heard_of_it() {
+    let home = Home::logged_in();
+    home.cluster.film([0xab; 32], "film");
+    home.cluster.state(|state| {
+        state.tokens.clear();
+        state.unheard = 3;
+    });
+    let told = home.run(&["show", "ab"]);
+    assert_eq!(told.code, 0, "{told:?}");
+    // Where none has, it is over, and a logout says that nobody was told.
+    home.cluster.state(|state| {
+        state.tokens.clear();
+        state.unheard = 100;
+    });
+    let told = home.run(&["show", "ab"]);
+    assert_eq!(told.code, 4, "{told:?}");
+    assert!(told.stderr.contains("iceflix login"), "{}", told.stderr);
+    let told = home.run(&["logout"]);
+    assert_eq!(told.code, 3, "{told:?}");
+    assert!(told.stderr.contains("forgotten here"), "{}", told.stderr);
+    assert_eq!(home.run(&["logout"]).code, 0, "there is none any more");
+}
+
+#[test]
 fn a_password_is_not_asked_for_without_a_terminal() {
     let home = Home::new();
     let told = home.run(&["login", "admin"]);

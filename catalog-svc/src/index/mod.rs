@@ -191,20 +191,28 @@ impl Index {
         self.providers.values().any(|it| it.last.is_some()) || !self.reached.is_empty()
     }
 
-    /// Those nodes, as they were when they were last seen, each with a film that it claims to have
-    /// and to be able to play. Not those `expelled`.
-    pub fn unseen(&self, expelled: &HashSet<InstanceId>) -> Vec<(Instance, MediaId)> {
+    /// Those nodes, as they were when they were last seen, each with up to two films that it claims
+    /// to have, such as it claims to be able to play if there are any. Not those `expelled`, nor one
+    /// in whose place another is.
+    pub fn missed(&self, expelled: &HashSet<InstanceId>) -> Vec<(Instance, Vec<MediaId>)> {
         let providers = self.providers.iter();
-        let unseen = providers.filter_map(|(id, known)| {
+        let missed = providers.filter_map(|(id, known)| {
             let node = known.last.as_ref().filter(|_| !expelled.contains(id))?;
+            if self.live.values().any(|it| it.endpoint == node.endpoint) {
+                return None;
+            }
             let plays = |film: &&MediaId| {
                 let claim = self.films.get(film).and_then(|film| film.claims.get(id));
                 claim.is_some_and(|item| item.unplayable.is_none())
             };
-            let film = known.media.iter().take(SOME).find(plays);
-            Some((node.clone(), *film.or_else(|| known.media.first())?))
+            let first = known.media.iter().take(SOME).find(plays);
+            let first = first.or_else(|| known.media.first())?;
+            let last = known.media.iter().rev().take(SOME).find(plays);
+            let mut films = vec![*first];
+            films.extend(last.filter(|film| *film != first));
+            Some((node.clone(), films))
         });
-        unseen.collect()
+        missed.collect()
     }
 
     /// Those of them that have answered when they were asked themselves: their claims count, too.

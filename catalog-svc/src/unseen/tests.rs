@@ -5,7 +5,7 @@ use iceflix_core::{api::Kind, topics::MediaItem};
 use proptest::prelude::*;
 use std::{
     net::IpAddr,
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 use tokio::{sync::Semaphore, time::sleep};
 
@@ -33,57 +33,88 @@ fn live(nodes: &[u8]) -> BTreeMap<InstanceId, Instance> {
     nodes.map(|it| (it.instance.clone(), it)).collect()
 }
 
+/// Who arrives when the directory changes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Arrives {
+    Nobody,
+    Elsewhere,
+    OnItsMachine,
+}
+
+/// Within some seconds, or within some minutes.
+fn times() -> impl Strategy<Value = u64> {
+    prop_oneof![0..8_000u64, 0..1_500_000u64]
+}
+
+fn word() -> impl Strategy<Value = Word> {
+    prop_oneof![Just(Word::Lives), Just(Word::Refuses), Just(Word::Silence)]
+}
+
 proptest! {
     /// Whatever was heard when, and whenever a question comes.
     #[test]
     fn what_was_heard_long_ago_or_before_a_change_is_asked_anew(
-        changed in 0..8_000u64,
-        asked in 0..8_000u64,
-        question in 0..8_000u64,
-        lives in any::<bool>(),
+        changed in times(),
+        arrives in prop_oneof![
+            Just(Arrives::Nobody),
+            Just(Arrives::Elsewhere),
+            Just(Arrives::OnItsMachine),
+        ],
+        asked in times(),
+        question in times(),
+        word in word(),
     ) {
         let start = Instant::now();
         let at = |time| start + ms(time);
-        let mut verdicts = Verdicts::new(at(changed));
-        let unseen = vec![(node(1), media(1))];
-        verdicts.heard(vec![(node(1).instance, lives)], at(asked));
+        let mut verdicts = Verdicts::new(start);
+        // Others are seen all the time.
+        verdicts.company = true;
+        let arrived_on = match arrives {
+            Arrives::Nobody => None,
+            Arrives::Elsewhere => Some(node(2).endpoint.ip()),
+            Arrives::OnItsMachine => Some(node(1).endpoint.ip()),
+        };
+        verdicts.turns(arrived_on, true, at(changed));
+        let unseen = vec![(node(1), vec![media(1)])];
+        verdicts.heard(vec![(node(1).instance, word)], at(asked));
         let wanting = verdicts.wanting(unseen.clone(), at(question));
         let age = question.saturating_sub(asked);
-        let known = match lives {
-            true => age < 1_000,
+        let settled = asked.saturating_sub(changed);
+        let known = match word {
+            Word::Lives => age < 1_000,
+            // Where links return it may speak any moment.
+            Word::Silence if arrives == Arrives::OnItsMachine && question < changed + 3_000 => {
+                asked >= question + 1_000
+            }
             // Nothing is known that was heard before the question while anything may change.
-            false => age == 0 || age < 2_000 && asked >= changed + 3_000,
+            // Then it is enough to have asked lately.
+            _ => age == 0 || settled >= 3_000 && age < (settled / 10).clamp(2_000, 60_000),
         };
         match known {
             true => prop_assert_eq!(wanting, Wanting::Nothing),
             false => prop_assert_eq!(wanting, Wanting::Answers(unseen.clone())),
         }
-        prop_assert_eq!(verdicts.living(&unseen).len(), usize::from(lives));
+        let lives = usize::from(word == Word::Lives);
+        prop_assert_eq!(verdicts.living(&unseen).len(), lives);
         verdicts.keep(&[]);
         prop_assert!(verdicts.living(&unseen).is_empty(), "it was seen meanwhile");
     }
 }
 
-/// What becomes of a node that is asked.
-#[derive(Clone, Copy, PartialEq)]
-enum Fate {
-    Lives,
-    Refuses,
-    IsSilent,
-}
-
 /// A catalogue that knows of two nodes with a film each and sees neither.
 struct Scene {
     index: Arc<SharedIndex>,
-    asker: Asker,
-    fates: Arc<Mutex<[Fate; 2]>>,
+    unseen: Unseen,
+    words: Arc<Mutex<[Word; 2]>>,
     times: Arc<AtomicUsize>,
+    /// Questions come from another machine.
+    elsewhere: AtomicBool,
     /// Nodes that live answer when there is a permit.
     lets: Arc<Semaphore>,
 }
 
 impl Scene {
-    async fn of(fates: [Fate; 2]) -> Self {
+    async fn of(words: [Word; 2]) -> Self {
         let index = Arc::new(SharedIndex::default());
         index.write().set_live(live(&[1, 2]));
         for n in 1..=2 {
@@ -99,47 +130,56 @@ impl Scene {
         }
         let (times, lets) = (Arc::<AtomicUsize>::default(), Arc::new(Semaphore::new(0)));
         lets.add_permits(1_000);
-        let fates = Arc::new(Mutex::new(fates));
+        let words = Arc::new(Mutex::new(words));
         let ask: Ask = {
-            let (times, lets, fates) = (times.clone(), lets.clone(), fates.clone());
-            Box::new(move |endpoint, id| {
+            let (times, lets, words) = (times.clone(), lets.clone(), words.clone());
+            Box::new(move |endpoint, films| {
                 let IpAddr::V4(ip) = endpoint.ip() else {
                     panic!("{endpoint}")
                 };
                 let n = ip.octets()[3];
-                assert_eq!(id, media(n));
+                assert_eq!(films, [media(n)]);
                 times.fetch_add(1, Ordering::SeqCst);
-                let fate = fates.lock().unwrap()[usize::from(n) - 1];
+                let word = words.lock().unwrap()[usize::from(n) - 1];
                 let lets = lets.clone();
                 Box::pin(async move {
-                    match fate {
-                        Fate::Lives => lets.acquire().await.unwrap().forget(),
-                        Fate::Refuses => {}
-                        Fate::IsSilent => std::future::pending().await,
+                    match word {
+                        Word::Lives => lets.acquire().await.unwrap().forget(),
+                        Word::Refuses => {}
+                        Word::Silence => sleep(PATIENCE).await,
                     }
-                    fate == Fate::Lives
+                    word
                 })
             })
         };
-        let asker = Asker::asking(index.clone(), Box::new(HashSet::new), ask);
+        let unseen = Unseen::asked_by(index.clone(), Box::new(HashSet::new), ask);
         let scene = Self {
             index,
-            asker,
-            fates,
+            unseen,
+            words,
             times,
+            elsewhere: AtomicBool::new(false),
             lets,
         };
+        // Both were there for a while.
+        scene.sees(&[1, 2]);
+        sleep(UNSETTLED).await;
         scene.sees(&[]);
         scene
     }
 
     fn sees(&self, nodes: &[u8]) {
         self.index.write().set_live(live(nodes));
-        self.asker.changed();
+        self.unseen.changed(None, true);
     }
 
-    fn becomes(&self, fates: [Fate; 2]) {
-        *self.fates.lock().unwrap() = fates;
+    /// Somebody else arrives, on the first node's machine.
+    fn meets(&self) {
+        self.unseen.changed([node(1).endpoint.ip()], true);
+    }
+
+    fn say(&self, words: [Word; 2]) {
+        *self.words.lock().unwrap() = words;
     }
 
     /// What a search gives that comes after whatever was before: which films are available, after
@@ -147,7 +187,9 @@ impl Scene {
     async fn search(&self) -> ([bool; 2], Duration, usize) {
         sleep(ms(1)).await;
         let (began, before) = (Instant::now(), self.times.load(Ordering::SeqCst));
-        self.asker.ask().await;
+        self.unseen
+            .are_asked(self.elsewhere.load(Ordering::SeqCst))
+            .await;
         let index = self.index.read();
         let available = [1, 2].map(|n| index.get(&media(n), None).unwrap().tile.available);
         let asked = self.times.load(Ordering::SeqCst) - before;
@@ -157,36 +199,36 @@ impl Scene {
 
 #[tokio::test(start_paused = true)]
 async fn nobody_is_asked_while_all_are_seen() {
-    let scene = Scene::of([Fate::Refuses; 2]).await;
+    let scene = Scene::of([Word::Refuses; 2]).await;
     scene.sees(&[1, 2]);
     assert_eq!(scene.search().await, ([true; 2], ms(0), 0));
 }
 
 #[tokio::test(start_paused = true)]
 async fn who_answers_counts_as_seen_and_who_does_not_is_waited_for_a_moment() {
-    let scene = Scene::of([Fate::Lives, Fate::Refuses]).await;
+    let scene = Scene::of([Word::Lives, Word::Refuses]).await;
     assert_eq!(scene.search().await, ([true, false], ms(0), 2));
     // At once it is not asked again whether it lives; whether the other does, it is.
     assert_eq!(scene.search().await, ([true, false], ms(0), 1));
-    scene.becomes([Fate::Lives, Fate::IsSilent]);
+    scene.say([Word::Lives, Word::Silence]);
     assert_eq!(scene.search().await, ([true, false], PATIENCE, 1));
     // It dies.
-    scene.becomes([Fate::IsSilent; 2]);
+    scene.say([Word::Silence; 2]);
     sleep(LIVES).await;
     assert_eq!(scene.search().await, ([false; 2], PATIENCE, 2));
     // A cable is in.
-    scene.becomes([Fate::Lives; 2]);
+    scene.say([Word::Lives; 2]);
     assert_eq!(scene.search().await, ([true; 2], ms(0), 2));
     // It is seen, and no matter what it said before when it is lost once more.
     scene.sees(&[1, 2]);
     scene.sees(&[2]);
-    scene.becomes([Fate::Refuses; 2]);
+    scene.say([Word::Refuses; 2]);
     assert_eq!(scene.search().await, ([false, true], ms(0), 1));
 }
 
 #[tokio::test(start_paused = true)]
 async fn who_has_been_silent_for_long_is_asked_every_two_seconds() {
-    let scene = Scene::of([Fate::IsSilent; 2]).await;
+    let scene = Scene::of([Word::Silence; 2]).await;
     sleep(UNSETTLED).await;
     let mut asked = Vec::new();
     for _ in 0..9 {
@@ -197,15 +239,76 @@ async fn who_has_been_silent_for_long_is_asked_every_two_seconds() {
         sleep(ms(599) - took).await;
     }
     assert_eq!(asked, [2, 0, 0, 0, 2, 0, 0, 0, 2]);
-    // Somebody arrives: anything may be true now.
-    scene.becomes([Fate::Lives, Fate::IsSilent]);
-    scene.asker.changed();
+    // Anything may be true now.
+    scene.say([Word::Lives, Word::Silence]);
+    scene.sees(&[]);
     assert_eq!(scene.search().await, ([true, false], PATIENCE, 2));
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_silence_is_no_answer_for_a_second_where_links_return() {
+    let scene = Arc::new(Scene::of([Word::Silence; 2]).await);
+    sleep(UNSETTLED).await;
+    assert_eq!(scene.search().await.1, PATIENCE);
+    scene.meets();
+    let (available, took, _) = scene.search().await;
+    assert_eq!((available, took), ([false; 2], RETURNING + PATIENCE));
+    let search = {
+        let scene = scene.clone();
+        tokio::spawn(async move { scene.search().await })
+    };
+    sleep(ms(700)).await;
+    scene.say([Word::Lives, Word::Silence]);
+    let (available, took, _) = search.await.unwrap();
+    assert_eq!((available, took), ([true, false], PATIENCE * 4));
+    // That it is gone is known at once.
+    sleep(LIVES).await;
+    scene.say([Word::Refuses; 2]);
+    assert_eq!(scene.search().await, ([false; 2], ms(0), 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_was_cut_off_and_is_asked_from_another_machine_knows_that_links_return() {
+    let scene = Scene::of([Word::Silence; 2]).await;
+    sleep(UNSETTLED).await;
+    scene.unseen.changed(None, false);
+    assert_eq!(scene.search().await.1, PATIENCE);
+    scene.elsewhere.store(true, Ordering::SeqCst);
+    assert_eq!(scene.search().await.1, RETURNING + PATIENCE);
+    // Nobody returns: the others are gone, and this one is there, as whoever asks is.
+    sleep(UNSETTLED).await;
+    assert_eq!(scene.search().await.1, PATIENCE);
+    scene.unseen.changed(None, false);
+    assert_eq!(scene.search().await.1, PATIENCE);
+    // One is back, and others may be about to be.
+    scene.unseen.changed(None, true);
+    assert_eq!(scene.search().await.1, RETURNING + PATIENCE);
+    sleep(UNSETTLED).await;
+    assert_eq!(scene.search().await.1, PATIENCE);
+    // Cut off once more.
+    scene.unseen.changed(None, false);
+    assert_eq!(scene.search().await.1, RETURNING + PATIENCE);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silence_that_the_system_knows_of_is_no_reason_to_ask_without_end() {
+    let scene = Scene::of([Word::Silence; 2]).await;
+    let times = Arc::<AtomicUsize>::default();
+    let asked = times.clone();
+    let ask: Ask = Box::new(move |_, _| {
+        asked.fetch_add(1, Ordering::SeqCst);
+        Box::pin(async { Word::Silence })
+    });
+    let unseen = Unseen::asked_by(scene.index.clone(), Box::new(HashSet::new), ask);
+    unseen.changed([1, 2].map(|n| node(n).endpoint.ip()), true);
+    unseen.are_asked(false).await;
+    // Every 100 ms for a second, both.
+    assert_eq!(times.load(Ordering::SeqCst), 22);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_silence_from_before_a_question_is_no_answer_to_it() {
-    let scene = Arc::new(Scene::of([Fate::IsSilent; 2]).await);
+    let scene = Arc::new(Scene::of([Word::Silence; 2]).await);
     let search = || {
         let scene = scene.clone();
         tokio::spawn(async move { scene.search().await })
@@ -213,13 +316,13 @@ async fn a_silence_from_before_a_question_is_no_answer_to_it() {
     let early = search();
     sleep(ms(100)).await;
     // The cable is in, and more questions come, which wait for those that are asked already.
-    scene.becomes([Fate::Lives; 2]);
+    scene.say([Word::Lives; 2]);
     let late = [(); 100].map(|()| search());
     let (available, took, _) = early.await.unwrap();
     assert_eq!((available, took), ([false; 2], PATIENCE));
     for late in late {
         let (available, took, _) = late.await.unwrap();
-        assert_eq!((available, took), ([true; 2], ms(150)));
+        assert_eq!((available, took), ([true; 2], ms(100)));
     }
     assert_eq!(
         scene.times.load(Ordering::SeqCst),
@@ -230,7 +333,7 @@ async fn a_silence_from_before_a_question_is_no_answer_to_it() {
 
 #[tokio::test(start_paused = true)]
 async fn a_question_that_is_given_up_leaves_those_who_are_asked_to_the_others() {
-    let scene = Arc::new(Scene::of([Fate::Lives; 2]).await);
+    let scene = Arc::new(Scene::of([Word::Lives; 2]).await);
     scene.lets.forget_permits(1_000);
     let given_up = tokio::time::timeout(ms(50), scene.search()).await;
     assert!(given_up.is_err());
@@ -247,14 +350,14 @@ async fn a_question_that_is_given_up_leaves_those_who_are_asked_to_the_others() 
 
 #[tokio::test(start_paused = true)]
 async fn who_is_expelled_is_not_asked_and_counts_no_more() {
-    let scene = Scene::of([Fate::Lives; 2]).await;
+    let scene = Scene::of([Word::Lives; 2]).await;
     assert_eq!(scene.search().await, ([true; 2], ms(0), 2));
     let all = || live(&[1, 2]).into_keys().collect();
-    let expelling = Asker::asking(
+    let expelling = Unseen::asked_by(
         scene.index.clone(),
         Box::new(all),
         Box::new(|_, _| panic!("asked")),
     );
-    expelling.ask().await;
+    expelling.are_asked(false).await;
     assert!(scene.index.read().reached().is_empty());
 }

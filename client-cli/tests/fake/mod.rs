@@ -211,6 +211,18 @@ impl Fake {
         token
     }
 
+    /// Not when it still has to say that it knows of none.
+    fn has_heard_of_sessions(&self) -> Result<(), AuthError> {
+        let mut state = self.state.lock().unwrap();
+        match state.unheard.checked_sub(1) {
+            Some(left) => {
+                state.unheard = left;
+                Err(AuthError::UnknownSession)
+            }
+            None => Ok(()),
+        }
+    }
+
     fn proven(&self, proof: &SessionProof, purpose: Purpose) -> Result<SessionId, AuthError> {
         let session = session::claimed_session(proof).ok_or(TokenError::Invalid)?;
         let state = self.state.lock().unwrap();

@@ -80,18 +80,13 @@ impl Authenticator for Fake {
         _: Context,
         proof: SessionProof,
     ) -> Result<Token, AuthError> {
+        self.has_heard_of_sessions()?;
         let session = self.proven(&proof, Purpose::Renew)?;
         let user = self.state.lock().unwrap().sessions[&session].0.clone();
         Ok(self.issue(&user, session))
     }
     async fn logout(self, _: Context, proof: SessionProof) -> Result<(), AuthError> {
-        {
-            let mut state = self.state.lock().unwrap();
-            if state.unheard > 0 {
-                state.unheard -= 1;
-                return Err(AuthError::UnknownSession);
-            }
-        }
+        self.has_heard_of_sessions()?;
         let session = self.proven(&proof, Purpose::Logout)?;
         self.state.lock().unwrap().sessions.remove(&session);
         Ok(())

@@ -152,11 +152,11 @@ fn a_node_that_returns_has_its_films_back() {
     assert!(index.get(&media(1), None).unwrap().tile.available);
 }
 
-/// The nodes that are missed, and a film of each.
-fn unseen(index: &Index, expelled: &[u8]) -> Vec<(Instance, MediaId)> {
-    let unseen = index.unseen(&expelled.iter().map(|n| node(*n)).collect());
-    assert!(index.misses_nodes() || unseen.is_empty());
-    unseen
+/// The nodes that are missed, and films of each.
+fn missed(index: &Index, expelled: &[u8]) -> Vec<(Instance, Vec<MediaId>)> {
+    let missed = index.missed(&expelled.iter().map(|n| node(*n)).collect());
+    assert!(index.misses_nodes() || missed.is_empty());
+    missed
 }
 
 #[test]
@@ -164,32 +164,45 @@ fn a_node_that_goes_is_missed_unless_it_said_that_it_would() {
     let mut index = index_of(&[(1, "a")]);
     // Heard of before it is seen: nobody knows yet where it is.
     index.announced(&node(2), item(2, "b"));
-    assert!(unseen(&index, &[]).is_empty());
+    assert!(missed(&index, &[]).is_empty());
     for leaves in [false, true, false] {
         index.set_live(live(&[(1, false), (2, false)]));
         index.set_live(live(&[(1, false), (2, leaves)]));
-        assert!(unseen(&index, &[]).is_empty(), "it is there");
+        assert!(missed(&index, &[]).is_empty(), "it is there");
         for _ in 0..2 {
             index.set_live(live(&[(1, false)]));
-            let missed = [(instance(2, false), media(2))];
-            assert_eq!(unseen(&index, &[]), if leaves { &[][..] } else { &missed });
-            assert!(unseen(&index, &[2]).is_empty(), "expelled");
+            let goes = [(instance(2, false), vec![media(2)])];
+            assert_eq!(missed(&index, &[]), if leaves { &[][..] } else { &goes });
+            assert!(missed(&index, &[2]).is_empty(), "expelled");
         }
     }
     index.provider_gone(&node(2));
-    assert!(unseen(&index, &[]).is_empty(), "it has no films");
+    assert!(missed(&index, &[]).is_empty(), "it has no films");
 }
 
 #[test]
-fn a_node_is_asked_for_a_film_that_it_can_play() {
-    let mut index = index_of(&[(2, "b")]);
+fn a_node_is_asked_for_films_that_it_can_play() {
+    let mut index = index_of(&[(2, "b"), (3, "c"), (4, "d")]);
     let mut odd = item(1, "odd");
     odd.unplayable = Some("no decoder for ProRes".to_owned());
     index.announced(&node(1), odd);
     index.set_live(live(&[]));
-    assert_eq!(unseen(&index, &[]), [(instance(1, false), media(2))]);
+    let of = |films: &[u8]| {
+        let films = films.iter().map(|n| media(*n));
+        [(instance(1, false), films.collect::<Vec<_>>())]
+    };
+    assert_eq!(missed(&index, &[]), of(&[2, 4]));
+    index.withdrawn(&node(1), media(4));
+    assert_eq!(missed(&index, &[]), of(&[2, 3]));
+    index.withdrawn(&node(1), media(3));
+    assert_eq!(missed(&index, &[]), of(&[2]));
     index.withdrawn(&node(1), media(2));
-    assert_eq!(unseen(&index, &[]), [(instance(1, false), media(1))]);
+    assert_eq!(missed(&index, &[]), of(&[1]));
+    // Another one is where it was.
+    let mut other = live(&[(2, false)]);
+    other.get_mut(&node(2)).unwrap().endpoint = instance(1, false).endpoint;
+    index.set_live(other);
+    assert_eq!(missed(&index, &[]), []);
 }
 
 #[test]
@@ -201,8 +214,8 @@ fn a_node_that_is_not_seen_counts_while_it_answers() {
     let details = index.get(&media(1), None).unwrap();
     assert!(details.tile.available);
     assert_eq!(details.providers, [instance(1, false)]);
-    assert_eq!(unseen(&index, &[]).len(), 1, "still to be asked");
-    assert!(index.misses_nodes() && unseen(&index, &[1]).is_empty());
+    assert_eq!(missed(&index, &[]).len(), 1, "still to be asked");
+    assert!(index.misses_nodes() && missed(&index, &[1]).is_empty());
     // Seen once more, it is no matter what it answered.
     index.set_live(answers());
     assert!(index.reached().is_empty());
