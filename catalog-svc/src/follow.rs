@@ -1,6 +1,10 @@
 //! What goes on in the background: hearing of films, of who is alive, and of changed rows.
 
-use crate::{index::NewTitle, store::Store, unseen::Unseen};
+use crate::{
+    index::NewTitle,
+    store::Store,
+    unseen::{Turn, Unseen},
+};
 use iceflix_core::{
     api::{Instance, InstanceId, Kind, MediaId, main::DirectoryView},
     feed::{self, Change, Heard, Inbox},
@@ -140,18 +144,12 @@ pub async fn live(
 ) {
     let mut view = membership.watch();
     let mut prune = tokio::time::interval(PRUNE);
-    let mut before: BTreeSet<(Kind, InstanceId)> = BTreeSet::new();
+    let mut before = Arc::new(DirectoryView::empty());
     loop {
         let now = Arc::clone(&view.borrow_and_update());
         store.shared_index().write().set_live(streaming(&now));
-        let name = |it: &Instance| (it.kind, it.instance.clone());
-        let arrived = now
-            .instances
-            .iter()
-            .filter(|it| !before.contains(&name(it)));
-        let arrived: Vec<IpAddr> = arrived.map(|it| it.endpoint.ip()).collect();
-        unseen.changed(arrived, sees_others(&now, own));
-        before = now.instances.iter().map(name).collect();
+        unseen.changed(&turn(&before, &now, own));
+        before = now;
         tokio::select! {
             changed = view.changed() => if changed.is_err() { return },
             _ = prune.tick() => {
@@ -176,10 +174,18 @@ pub async fn gathered(membership: &Membership) {
     let _ = tokio::time::timeout(GATHERING, gathering).await;
 }
 
-/// Whether there is an instance on another machine than the one with this address.
-fn sees_others(view: &DirectoryView, own: IpAddr) -> bool {
-    let mut instances = view.instances.iter();
-    instances.any(|instance| instance.endpoint.ip() != own)
+/// What has changed from one view to the next, for the machine with this address.
+fn turn(before: &DirectoryView, now: &DirectoryView, own: IpAddr) -> Turn {
+    let all = |view: &DirectoryView| -> BTreeSet<_> {
+        let all = view.instances.iter();
+        all.map(|it| (it.kind, it.instance.clone(), it.endpoint.ip()))
+            .collect()
+    };
+    let arrived = &all(now) - &all(before);
+    Turn {
+        machines: arrived.into_iter().map(|(.., machine)| machine).collect(),
+        company: now.instances.iter().any(|it| it.endpoint.ip() != own),
+    }
 }
 
 /// The streaming nodes of a directory.
@@ -194,30 +200,34 @@ fn streaming(view: &DirectoryView) -> BTreeMap<InstanceId, Instance> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use iceflix_core::api::main::DirectoryVersion;
-
     #[test]
-    fn others_are_those_at_other_addresses() {
-        let view = |addresses: &[&str]| DirectoryView {
-            version: DirectoryVersion {
-                counter: 0,
-                number: 0,
-            },
-            instances: addresses
+    fn where_somebody_came_is_told() {
+        let view = |instances: &[(&str, &str)]| DirectoryView {
+            instances: instances
                 .iter()
-                .map(|address| Instance {
+                .map(|(name, address)| Instance {
                     kind: Kind::Main,
-                    instance: "main-1".parse().unwrap(),
+                    instance: name.parse().unwrap(),
                     endpoint: address.parse().unwrap(),
                     pid: 1,
                     load: 0,
                     draining: false,
                 })
                 .collect(),
+            ..DirectoryView::empty()
         };
         let own: IpAddr = "192.0.2.1".parse().unwrap();
-        assert!(!sees_others(&view(&[]), own));
-        assert!(!sees_others(&view(&["192.0.2.1:1", "192.0.2.1:2"]), own));
-        assert!(sees_others(&view(&["192.0.2.1:1", "192.0.2.2:1"]), own));
+        let other: IpAddr = "192.0.2.2".parse().unwrap();
+        let (here, there) = (("a", "192.0.2.1:1"), ("b", "192.0.2.2:1"));
+        let turned = |before: &[(&str, &str)], now: &[(&str, &str)]| {
+            let turn = turn(&view(before), &view(now), own);
+            (turn.machines.into_iter().collect(), turn.company)
+        };
+        assert_eq!(turned(&[], &[here]), (vec![own], false));
+        assert_eq!(turned(&[here], &[here, there]), (vec![other], true));
+        assert_eq!(turned(&[here, there], &[here]), (vec![], false));
+        // At another port it is the same one.
+        let moved = ("b", "192.0.2.2:2");
+        assert_eq!(turned(&[there], &[moved]), (vec![], true));
     }
 }

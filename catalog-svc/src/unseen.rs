@@ -18,7 +18,7 @@ use iceflix_core::{
     rpc::{AttemptError, CallError, Caller, Security},
 };
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     io,
     net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -74,6 +74,15 @@ struct Verdict {
     word: Word,
 }
 
+/// A change of the directory.
+#[derive(Debug, Clone, Default)]
+pub struct Turn {
+    /// The machines on which somebody arrived.
+    pub machines: BTreeSet<IpAddr>,
+    /// Whether another machine than this is there.
+    pub company: bool,
+}
+
 /// What a question waits for.
 #[derive(Debug, PartialEq)]
 enum Wanting {
@@ -89,9 +98,10 @@ enum Wanting {
 struct Verdicts {
     /// When the directory last changed.
     changed: Instant,
-    /// When there last was a sign that links to any machine return, and to which ones.
+    /// When there last was a sign that links to any machine return.
     returning: Option<Instant>,
-    machines: BTreeMap<IpAddr, Instant>,
+    /// When somebody last arrived on a machine.
+    arrived: BTreeMap<IpAddr, Instant>,
     /// No other machine is seen any more, though one was, and nobody on another has asked since.
     cut_off: bool,
     /// Another machine is seen.
@@ -106,7 +116,7 @@ impl Verdicts {
         Self {
             changed: now,
             returning: None,
-            machines: BTreeMap::new(),
+            arrived: BTreeMap::new(),
             cut_off: false,
             company: false,
             of: BTreeMap::new(),
@@ -114,18 +124,24 @@ impl Verdicts {
         }
     }
 
-    /// The directory has changed. Somebody came on these machines; `company` is whether another one
-    /// than this is there.
-    fn turns(&mut self, arrived: impl IntoIterator<Item = IpAddr>, company: bool, now: Instant) {
+    /// The directory has changed.
+    fn turns(&mut self, turn: &Turn, now: Instant) {
         self.changed = now;
-        if company && !self.company {
+        if turn.company && !self.company {
             self.returning = Some(now);
         }
-        self.machines.retain(|_, at| now < *at + UNSETTLED);
-        self.machines
-            .extend(arrived.into_iter().map(|it| (it, now)));
-        self.cut_off = !company && (self.company || self.cut_off);
-        self.company = company;
+        self.arrived.retain(|_, at| now < *at + UNSETTLED);
+        self.arrived
+            .extend(turn.machines.iter().map(|it| (*it, now)));
+        self.cut_off = !turn.company && (self.company || self.cut_off);
+        self.company = turn.company;
+    }
+
+    /// Whether a node may speak any moment that was silent when a question came then.
+    fn may_speak(&self, node: &Instance, question: Instant) -> bool {
+        let there = self.arrived.get(&node.endpoint.ip()).copied();
+        let last = self.returning.max(there);
+        last.is_some_and(|at| question < at + UNSETTLED)
     }
 
     /// Somebody on another machine asks. If none is seen, their question shows that the cable is in.
@@ -139,12 +155,11 @@ impl Verdicts {
     fn suffices(&self, node: &Instance, question: Instant) -> bool {
         self.of.get(&node.instance).is_some_and(|verdict| {
             let age = question.saturating_duration_since(verdict.asked);
-            let machine = self.machines.get(&node.endpoint.ip()).copied();
-            let returning = self.returning.max(machine);
-            let returning = returning.is_some_and(|at| question < at + UNSETTLED);
             match verdict.word {
                 Word::Lives => age < LIVES,
-                Word::Silence if returning => verdict.asked >= question + RETURNING,
+                Word::Silence if self.may_speak(node, question) => {
+                    verdict.asked >= question + RETURNING
+                }
                 _ if verdict.asked >= question => true,
                 _ => {
                     let settled = verdict.asked.saturating_duration_since(self.changed);
@@ -255,11 +270,10 @@ impl Unseen {
         }))
     }
 
-    /// The directory has changed, as the index knows by now. Somebody came on these machines;
-    /// `company` is whether another one than this is there.
-    pub fn changed(&self, arrived: impl IntoIterator<Item = IpAddr>, company: bool) {
+    /// The directory has changed, as the index knows by now.
+    pub fn changed(&self, turn: &Turn) {
         let mut verdicts = self.verdicts();
-        verdicts.turns(arrived, company, Instant::now());
+        verdicts.turns(turn, Instant::now());
         verdicts.keep(&self.missed());
     }
 

@@ -33,12 +33,12 @@ fn live(nodes: &[u8]) -> BTreeMap<InstanceId, Instance> {
     nodes.map(|it| (it.instance.clone(), it)).collect()
 }
 
-/// Who arrives when the directory changes.
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Arrives {
-    Nobody,
-    Elsewhere,
-    OnItsMachine,
+/// Somebody came where these nodes are.
+fn turn(nodes: &[u8], company: bool) -> Turn {
+    Turn {
+        machines: nodes.iter().map(|n| node(*n).endpoint.ip()).collect(),
+        company,
+    }
 }
 
 /// Within some seconds, or within some minutes.
@@ -55,11 +55,7 @@ proptest! {
     #[test]
     fn what_was_heard_long_ago_or_before_a_change_is_asked_anew(
         changed in times(),
-        arrives in prop_oneof![
-            Just(Arrives::Nobody),
-            Just(Arrives::Elsewhere),
-            Just(Arrives::OnItsMachine),
-        ],
+        there in any::<bool>(),
         asked in times(),
         question in times(),
         word in word(),
@@ -69,12 +65,7 @@ proptest! {
         let mut verdicts = Verdicts::new(start);
         // Others are seen all the time.
         verdicts.company = true;
-        let arrived_on = match arrives {
-            Arrives::Nobody => None,
-            Arrives::Elsewhere => Some(node(2).endpoint.ip()),
-            Arrives::OnItsMachine => Some(node(1).endpoint.ip()),
-        };
-        verdicts.turns(arrived_on, true, at(changed));
+        verdicts.turns(&turn(if there { &[1, 2] } else { &[2] }, true), at(changed));
         let unseen = vec![(node(1), vec![media(1)])];
         verdicts.heard(vec![(node(1).instance, word)], at(asked));
         let wanting = verdicts.wanting(unseen.clone(), at(question));
@@ -82,10 +73,8 @@ proptest! {
         let settled = asked.saturating_sub(changed);
         let known = match word {
             Word::Lives => age < 1_000,
-            // Where links return it may speak any moment.
-            Word::Silence if arrives == Arrives::OnItsMachine && question < changed + 3_000 => {
-                asked >= question + 1_000
-            }
+            // Where somebody came it may speak any moment.
+            Word::Silence if there && question < changed + 3_000 => asked >= question + 1_000,
             // Nothing is known that was heard before the question while anything may change.
             // Then it is enough to have asked lately.
             _ => age == 0 || settled >= 3_000 && age < (settled / 10).clamp(2_000, 60_000),
@@ -170,12 +159,12 @@ impl Scene {
 
     fn sees(&self, nodes: &[u8]) {
         self.index.write().set_live(live(nodes));
-        self.unseen.changed(None, true);
+        self.unseen.changed(&turn(&[], true));
     }
 
     /// Somebody else arrives, on the first node's machine.
     fn meets(&self) {
-        self.unseen.changed([node(1).endpoint.ip()], true);
+        self.unseen.changed(&turn(&[1], true));
     }
 
     fn say(&self, words: [Word; 2]) {
@@ -271,22 +260,22 @@ async fn a_silence_is_no_answer_for_a_second_where_links_return() {
 async fn who_was_cut_off_and_is_asked_from_another_machine_knows_that_links_return() {
     let scene = Scene::of([Word::Silence; 2]).await;
     sleep(UNSETTLED).await;
-    scene.unseen.changed(None, false);
+    scene.unseen.changed(&turn(&[], false));
     assert_eq!(scene.search().await.1, PATIENCE);
     scene.elsewhere.store(true, Ordering::SeqCst);
     assert_eq!(scene.search().await.1, RETURNING + PATIENCE);
     // Nobody returns: the others are gone, and this one is there, as whoever asks is.
     sleep(UNSETTLED).await;
     assert_eq!(scene.search().await.1, PATIENCE);
-    scene.unseen.changed(None, false);
+    scene.unseen.changed(&turn(&[], false));
     assert_eq!(scene.search().await.1, PATIENCE);
     // One is back, and others may be about to be.
-    scene.unseen.changed(None, true);
+    scene.unseen.changed(&turn(&[], true));
     assert_eq!(scene.search().await.1, RETURNING + PATIENCE);
     sleep(UNSETTLED).await;
     assert_eq!(scene.search().await.1, PATIENCE);
     // Cut off once more.
-    scene.unseen.changed(None, false);
+    scene.unseen.changed(&turn(&[], false));
     assert_eq!(scene.search().await.1, RETURNING + PATIENCE);
 }
 
@@ -300,7 +289,7 @@ async fn a_silence_that_the_system_knows_of_is_no_reason_to_ask_without_end() {
         Box::pin(async { Word::Silence })
     });
     let unseen = Unseen::asked_by(scene.index.clone(), Box::new(HashSet::new), ask);
-    unseen.changed([1, 2].map(|n| node(n).endpoint.ip()), true);
+    unseen.changed(&turn(&[1, 2], true));
     unseen.are_asked(false).await;
     // Every 100 ms for a second, both.
     assert_eq!(times.load(Ordering::SeqCst), 22);
