@@ -8,6 +8,7 @@ use crate::error::Error;
 use crate::output::{Notifier, say};
 use complete::{Choice, complete};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::termios::{LocalFlags, SetArg, Termios, tcgetattr, tcsetattr};
 use rustyline::completion::{Candidate, Completer};
 use rustyline::error::ReadlineError;
@@ -174,7 +175,11 @@ impl Terminal {
 
     fn read(&mut self, prompt: &str, kind: Kind) -> Result<Heard, Error> {
         if kind == Kind::Password {
-            return hidden(prompt);
+            let later = Later::begin();
+            let heard = hidden(prompt);
+            // The answer says it. The signal could come when the next command runs, and end that.
+            later.iter().for_each(Later::forget);
+            return heard;
         }
         let command = kind == Kind::Command;
         if let Some(helper) = self.editor.helper_mut() {
@@ -257,6 +262,16 @@ impl Later {
         let before = interrupt.thread_swap_mask(SigmaskHow::SIG_BLOCK).ok()?;
         Some(Self(before))
     }
+
+    /// If it was to come, it does not.
+    fn forget(&self) {
+        let interrupt = SigSet::from_iter([Signal::SIGINT]);
+        let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
+        let taken = SignalFd::with_flags(&interrupt, flags).and_then(|fd| fd.read_signal());
+        if let Err(error) = taken {
+            tracing::debug!(%error, "a Ctrl-C may come late");
+        }
+    }
 }
 
 impl Drop for Later {
@@ -330,5 +345,22 @@ impl Candidate for Choice {
 
     fn replacement(&self) -> &str {
         &self.replacement
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Without it the signal would end this very process.
+    #[test]
+    fn a_ctrl_c_that_an_answer_tells_of_does_not_come_as_a_signal_as_well() {
+        for raised in [true, false] {
+            let later = Later::begin().expect("signals can be blocked");
+            if raised {
+                nix::sys::signal::raise(Signal::SIGINT).expect("it is raised");
+            }
+            later.forget();
+        }
     }
 }
