@@ -137,6 +137,16 @@ fn commands(home: &Home, going_on: &AtomicBool) -> usize {
     done
 }
 
+/// Whether all threads of a process are stopped: the state is what follows the name in `stat`
+/// (proc(5)).
+fn stands_still(pid: u32) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    threads.flatten().all(|thread| {
+        let stat = std::fs::read_to_string(thread.path().join("stat"));
+        stat.is_ok_and(|stat| stat.contains(") T "))
+    })
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn one_that_stood_still_for_two_seconds_answers_by_nothing_it_knew_before() {
     let mut world = World::new().await;
@@ -144,6 +154,11 @@ async fn one_that_stood_still_for_two_seconds_answers_by_nothing_it_knew_before(
     let person = world.person();
     world.process.signal(Signal::SIGSTOP);
     let stopped = Instant::now();
+    // One of its threads takes the signal, and stops the others: until then they may answer, rightly.
+    wait_for("it stands still", async || {
+        stands_still(world.process.pid())
+    })
+    .await;
     // These wait in its sockets, over a connection that it knows and over new ones.
     let mut asked: Vec<_> = (0..20)
         .map(|n| world.authorised(&ada.token(), n % 2 == 0))
