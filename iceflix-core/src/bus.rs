@@ -8,6 +8,7 @@
 //! [`crate::feed`] builds on these parts what a topic needs to be right all the same.
 
 mod access;
+mod aside;
 mod declared;
 mod moving;
 mod questions;
@@ -26,7 +27,7 @@ use std::sync::{
 };
 use tokio::sync::mpsc;
 use zenoh::{
-    Session,
+    Session, Wait,
     qos::CongestionControl,
     sample::{Sample, SampleKind},
     session::ZenohId,
@@ -186,7 +187,7 @@ pub struct AliveToken(Arc<Declared>);
 impl AliveToken {
     /// Says goodbye now; the others hear it at once.
     pub async fn withdraw(self) {
-        self.0.withdraw().await;
+        self.0.end().await;
     }
 }
 
@@ -214,7 +215,7 @@ impl Bus {
         let _renewing = self.inner.renewing.lock().await;
         self.inner.left.store(true, Ordering::Release);
         for declared in self.inner.all_declared() {
-            declared.end();
+            declared.end().await;
         }
         close(self.present().session).await;
     }
@@ -270,21 +271,26 @@ impl Bus {
     }
 
     async fn declare(&self, what: What) -> Result<Arc<Declared>, BusError> {
-        let declared = Arc::new(Declared::new(what));
+        let declared = Arc::new(Declared::new(what, self.inner.runtime.clone()));
         // Known first: should a renewal come in between, it declares this one, too.
         self.inner.declared().push(Arc::downgrade(&declared));
         declared.also_on(&self.session()).await?;
         Ok(declared)
     }
 
-    /// Publishes a message to all that subscribe to its key now.
+    /// Publishes a message to all that subscribe to its key now. It is on its way to each neighbour
+    /// when this returns, or that neighbour's link was given up. Begun is begun: it is published
+    /// also when this is not waited for.
     ///
     /// # Errors
     /// When the session is closed or the key is not one.
     pub async fn publish(&self, key: &str, payload: Vec<u8>) -> Result<(), BusError> {
-        self.session()
-            .put(key, payload)
-            .congestion_control(CongestionControl::Block)
+        let (session, own_key) = (self.session(), key.to_owned());
+        let put = move || {
+            let put = session.put(own_key, payload);
+            put.congestion_control(CongestionControl::Block).wait()
+        };
+        aside::run(&self.inner.runtime, put)
             .await
             .map_err(operation("publish", key))
     }

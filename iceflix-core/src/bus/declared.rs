@@ -1,9 +1,10 @@
 //! What a node has declared, so that a second session can take it over from the first.
 
-use super::{BusError, operation};
+use super::{BusError, aside, operation};
 use std::sync::{Arc, Mutex, PoisonError};
+use tokio::runtime::Handle;
 use zenoh::{
-    Session,
+    Session, Wait,
     liveliness::LivelinessToken,
     pubsub::Subscriber,
     query::{Query, Queryable},
@@ -32,16 +33,18 @@ pub(super) enum Seen {
     Nothing,
 }
 
-/// A declaration on one session; dropping it takes it back.
-pub(super) enum Held {
+/// A declaration on one session; dropping it takes it back, and may wait for neighbours.
+enum Held {
     Subscriber { _taken_back: Subscriber<()> },
-    Token(LivelinessToken),
+    Token { _taken_back: LivelinessToken },
     Queryable { _taken_back: Queryable<()> },
 }
 
 /// Something declared, on one session or, for a moment, on two.
 pub(super) struct Declared {
     state: Mutex<State>,
+    /// Whose threads wait for neighbours.
+    runtime: Handle,
 }
 
 struct State {
@@ -51,12 +54,13 @@ struct State {
 }
 
 impl Declared {
-    pub(super) fn new(what: What) -> Self {
+    pub(super) fn new(what: What, runtime: Handle) -> Self {
         Self {
             state: Mutex::new(State {
                 what: Some(what),
                 held: Vec::new(),
             }),
+            runtime,
         }
     }
 
@@ -81,11 +85,14 @@ impl Declared {
                 _ => return Ok(()),
             }
         };
-        let held = declare(session, what).await?;
+        let zid = session.zid();
+        let held = declare(&self.runtime, session.clone(), what).await?;
         let mut state = self.state();
-        let there = state.held.iter().any(|(zid, _)| *zid == session.zid());
+        let there = state.held.iter().any(|(held_on, _)| *held_on == zid);
         if state.what.is_some() && !there {
-            state.held.push((session.zid(), held));
+            state.held.push((zid, held));
+        } else {
+            aside::take_back(&self.runtime, held);
         }
         Ok(())
     }
@@ -101,17 +108,10 @@ impl Declared {
             (others, state.what.clone())
         };
         for (zid, held) in others {
-            held.take_back().await;
+            self.take_back(held).await;
             if let Some(What::Watcher(_, heard)) = &what {
                 heard(zid, Seen::Nothing);
             }
-        }
-    }
-
-    /// Takes it back from everywhere, and waits until that is said.
-    pub(super) async fn withdraw(&self) {
-        for held in self.end() {
-            held.take_back().await;
         }
     }
 
@@ -133,35 +133,57 @@ impl Declared {
         }
     }
 
-    /// It is over: whoever waits for what it brings need not any more.
-    pub(super) fn end(&self) -> Vec<Held> {
-        let mut state = self.state();
-        state.what = None;
-        std::mem::take(&mut state.held)
-            .into_iter()
-            .map(|(_, held)| held)
-            .collect()
+    /// It is over: whoever waits for what it brings need not any more. When this returns that is
+    /// said to all neighbours.
+    pub(super) async fn end(&self) {
+        let held = {
+            let mut state = self.state();
+            state.what = None;
+            std::mem::take(&mut state.held)
+        };
+        self.take_back(held).await;
     }
-}
 
-impl Held {
-    async fn take_back(self) {
-        if let Held::Token(token) = self
-            && let Err(error) = token.undeclare().await
-        {
-            tracing::debug!(%error, "withdrawing from a bus that is closed already");
+    async fn take_back<T: Send + 'static>(&self, held: T) {
+        let taken_back = aside::run(&self.runtime, move || {
+            drop(held);
+            Ok(())
+        });
+        if let Err(error) = taken_back.await {
+            tracing::debug!(%error, "taking back what was declared");
         }
     }
 }
 
-async fn declare(session: &Session, what: What) -> Result<Held, BusError> {
+impl Drop for Declared {
+    fn drop(&mut self) {
+        let state = self.state.get_mut();
+        let held = std::mem::take(&mut state.unwrap_or_else(PoisonError::into_inner).held);
+        if !held.is_empty() {
+            aside::take_back(&self.runtime, held);
+        }
+    }
+}
+
+async fn declare(runtime: &Handle, session: Session, what: What) -> Result<Held, BusError> {
+    let (saying, key) = match &what {
+        What::Subscriber(key, _) => ("subscribe to", key.clone()),
+        What::Watcher(key, _) => ("watch", key.clone()),
+        What::Token(key) => ("declare alive", key.clone()),
+        What::Queryable(key, _) => ("answer on", key.clone()),
+    };
+    aside::run(runtime, move || declare_now(&session, what))
+        .await
+        .map_err(operation(saying, &key))
+}
+
+fn declare_now(session: &Session, what: What) -> zenoh::Result<Held> {
     match what {
         What::Subscriber(key, heard) => session
             .declare_subscriber(&key)
             .callback(move |sample| heard(sample))
-            .await
-            .map(|held| Held::Subscriber { _taken_back: held })
-            .map_err(operation("subscribe to", &key)),
+            .wait()
+            .map(|held| Held::Subscriber { _taken_back: held }),
         What::Watcher(key, heard) => {
             let zid = session.zid();
             session
@@ -169,21 +191,18 @@ async fn declare(session: &Session, what: What) -> Result<Held, BusError> {
                 .declare_subscriber(&key)
                 .history(true)
                 .callback(move |sample| heard(zid, Seen::Sample(sample)))
-                .await
+                .wait()
                 .map(|held| Held::Subscriber { _taken_back: held })
-                .map_err(operation("watch", &key))
         }
         What::Token(key) => session
             .liveliness()
             .declare_token(&key)
-            .await
-            .map(Held::Token)
-            .map_err(operation("declare alive", &key)),
+            .wait()
+            .map(|held| Held::Token { _taken_back: held }),
         What::Queryable(key, asked) => session
             .declare_queryable(&key)
             .callback(move |query| asked(query))
-            .await
-            .map(|held| Held::Queryable { _taken_back: held })
-            .map_err(operation("answer on", &key)),
+            .wait()
+            .map(|held| Held::Queryable { _taken_back: held }),
     }
 }

@@ -1,7 +1,7 @@
 //! Questions to many, and their answers.
 
 use super::{
-    Bus, BusError, MAX_MESSAGE, Message,
+    Bus, BusError, MAX_MESSAGE, Message, aside,
     declared::{Declared, What},
     operation,
 };
@@ -12,6 +12,7 @@ use std::{
 };
 use tokio::sync::mpsc;
 use zenoh::{
+    Wait,
     qos::CongestionControl,
     query::{ConsolidationMode, Query, QueryTarget},
 };
@@ -43,6 +44,7 @@ impl Bus {
         F: Fn(Vec<u8>) -> BoxFuture<'static, Vec<Vec<u8>>> + Send + Sync + 'static,
     {
         let runtime = tokio::runtime::Handle::current();
+        let aside = self.inner.runtime.clone();
         let answer = Arc::new(answer);
         let own_key = key.to_owned();
         let asked = move |query: Query| {
@@ -55,12 +57,15 @@ impl Bus {
             }
             let answer = Arc::clone(&answer);
             let key = own_key.clone();
+            let aside = aside.clone();
             runtime.spawn(async move {
-                for piece in answer(question).await {
-                    if let Err(error) = query.reply(&key, piece).await {
-                        tracing::debug!(%key, %error, "an answer could not be sent");
-                        return;
-                    }
+                let pieces = answer(question).await;
+                let replied = aside::run(&aside, move || {
+                    let mut pieces = pieces.into_iter();
+                    pieces.try_for_each(|piece| query.reply(&key, piece).wait())
+                });
+                if let Err(error) = replied.await {
+                    tracing::debug!(%error, "an answer could not be sent");
                 }
             });
         };
@@ -101,30 +106,36 @@ impl Bus {
         timeout: Duration,
     ) -> Result<mpsc::UnboundedReceiver<Answer>, BusError> {
         let (sender, receiver) = mpsc::unbounded_channel();
-        let asked = Instant::now();
-        self.session()
-            .get(key)
-            .payload(question)
-            .target(QueryTarget::All)
-            .consolidation(ConsolidationMode::None)
-            .timeout(timeout)
-            // Answers travel with the question's own setting: a large one waits, none is dropped.
-            .congestion_control(CongestionControl::Block)
-            // zenoh drops the callback, and with it the sender, when all have answered or time is
-            // up.
-            .callback(move |reply| {
-                if let Ok(sample) = reply.result() {
-                    // The receiver is gone only when the asker gave up.
-                    let _ = sender.send(Answer {
-                        message: Message {
-                            key: sample.key_expr().to_string(),
-                            payload: sample.payload().to_bytes().into_owned(),
-                        },
-                        came: SystemTime::now(),
-                        after: asked.elapsed(),
-                    });
-                }
-            })
+        let (session, own_key) = (self.session(), key.to_owned());
+        let ask = move || {
+            let asked = Instant::now();
+            session
+                .get(own_key)
+                .payload(question)
+                .target(QueryTarget::All)
+                .consolidation(ConsolidationMode::None)
+                .timeout(timeout)
+                // Answers travel with the question's own setting: a large one waits, none is
+                // dropped.
+                .congestion_control(CongestionControl::Block)
+                // zenoh drops the callback, and with it the sender, when all have answered or time
+                // is up.
+                .callback(move |reply| {
+                    if let Ok(sample) = reply.result() {
+                        // The receiver is gone only when the asker gave up.
+                        let _ = sender.send(Answer {
+                            message: Message {
+                                key: sample.key_expr().to_string(),
+                                payload: sample.payload().to_bytes().into_owned(),
+                            },
+                            came: SystemTime::now(),
+                            after: asked.elapsed(),
+                        });
+                    }
+                })
+                .wait()
+        };
+        aside::run(&self.inner.runtime, ask)
             .await
             .map_err(operation("ask on", key))?;
         Ok(receiver)

@@ -12,6 +12,12 @@ use zenoh::Config;
 /// 0.8 s, a pulled cable after 1.0 s, and 32 busy loops on 2 cores raised no false alarm.
 const LEASE_MS: u64 = 1000;
 
+/// How long a neighbour's link may take nothing, in milliseconds, before it is given up and made
+/// anew: as long as one that says nothing. Whoever sends waits that long, and where zenoh passes on
+/// a declaration, so does all it would send to others; zenoh's own 5 s are five times what the
+/// cluster bears. The slowest link that is not given up takes a batch (64 KiB) in that time.
+pub(super) const STUCK_MS: u64 = LEASE_MS;
+
 /// How long a stranger may take to show a certificate, in milliseconds: members take a few.
 const HANDSHAKE_MS: u64 = 2000;
 
@@ -143,6 +149,10 @@ pub(super) fn zenoh(
     )?;
     set("scouting/delay", 200.into())?;
     set("transport/link/tx/lease", LEASE_MS.into())?;
+    set(
+        "transport/link/tx/queue/congestion_control/block/wait_before_close",
+        (STUCK_MS * 1000).into(),
+    )?;
     // Whatever is said, nothing is spoken but TLS.
     set("transport/link/protocols", json!(["tls"]))?;
     set(

@@ -11,6 +11,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+mod stuck;
+
 const CLUSTER: &str = "test";
 
 fn id(name: &str) -> InstanceId {
