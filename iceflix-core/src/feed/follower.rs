@@ -41,8 +41,8 @@ struct Reached {
 enum Speaker {
     /// A snapshot is on its way; these changes came meanwhile.
     Asked { waiting: Vec<Changes> },
-    /// All is known up to this change.
-    Known { incarnation: u64, number: u64 },
+    /// All is known that it has said, as far as it was heard.
+    Known,
 }
 
 impl Follower {
@@ -81,23 +81,24 @@ impl Follower {
                 }
                 Vec::new()
             }
-            Some(Speaker::Known {
-                incarnation,
-                number,
-            }) => {
-                if said.incarnation != *incarnation {
-                    return self.ask(speaker, vec![said]);
-                }
-                if said.number <= *number {
+            Some(Speaker::Known) => self.follows(speaker, said),
+        }
+    }
+
+    /// A speaker that is known said that.
+    fn follows(&mut self, speaker: &InstanceId, said: Changes) -> Vec<Todo> {
+        match self.reached.get_mut(speaker) {
+            Some(reached) if reached.incarnation == said.incarnation => {
+                if said.number <= reached.number {
                     return Vec::new();
                 }
-                if said.number == *number + 1 && !said.changes.is_empty() {
-                    *number = said.number;
-                    self.reaches(speaker, said.incarnation, said.number);
+                if said.number == reached.number + 1 && !said.changes.is_empty() {
+                    reached.number = said.number;
                     return vec![Todo::Tell(Heard::Changed(speaker.clone(), said.changes))];
                 }
                 self.ask(speaker, vec![said])
             }
+            _ => self.ask(speaker, vec![said]),
         }
     }
 
@@ -144,12 +145,8 @@ impl Follower {
             // the next heartbeat.
             return self.silent(speaker);
         }
-        let known = Speaker::Known {
-            incarnation: snapshot.incarnation,
-            number: snapshot.number,
-        };
         self.reaches(speaker, snapshot.incarnation, snapshot.number);
-        let waiting = match self.speakers.insert(speaker.clone(), known) {
+        let waiting = match self.speakers.insert(speaker.clone(), Speaker::Known) {
             Some(Speaker::Asked { waiting }) => waiting,
             _ => Vec::new(),
         };
