@@ -183,7 +183,7 @@ fn turn(before: &DirectoryView, now: &DirectoryView, own: IpAddr) -> Turn {
     };
     let arrived = &all(now) - &all(before);
     Turn {
-        machines: arrived.into_iter().map(|(.., machine)| machine).collect(),
+        arrived: arrived.into_iter().map(|(.., machine)| machine).collect(),
         company: now.instances.iter().any(|it| it.endpoint.ip() != own),
     }
 }
@@ -221,7 +221,7 @@ mod tests {
         let (here, there) = (("a", "192.0.2.1:1"), ("b", "192.0.2.2:1"));
         let turned = |before: &[(&str, &str)], now: &[(&str, &str)]| {
             let turn = turn(&view(before), &view(now), own);
-            (turn.machines.into_iter().collect(), turn.company)
+            (turn.arrived.into_iter().collect(), turn.company)
         };
         assert_eq!(turned(&[], &[here]), (vec![own], false));
         assert_eq!(turned(&[here], &[here, there]), (vec![other], true));

@@ -11,6 +11,10 @@
 //! answer for a second: somebody arrived on the same machine, or is the first to be seen on another one
 //! than this, or asks from another one while none is seen.
 
+mod verdicts;
+
+pub use verdicts::Turn;
+
 use crate::index::SharedIndex;
 use futures::future::{BoxFuture, join_all};
 use iceflix_core::{
@@ -18,14 +22,15 @@ use iceflix_core::{
     rpc::{AttemptError, CallError, Caller, Security},
 };
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::HashSet,
     io,
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 use tarpc::context::Context;
 use tokio::{sync::watch, time::Instant};
+use verdicts::{Verdicts, Wanting, Word};
 
 /// How long a node may take to answer. One on the same network takes some milliseconds, connecting
 /// included. A question may have to wait for one that was asked before, and once more: together that is
@@ -35,178 +40,11 @@ const PATIENCE: Duration = Duration::from_millis(200);
 /// The shortest time in which it is found that a node is silent, also where the system says so.
 const SILENT: Duration = Duration::from_millis(100);
 
-/// How long it counts that a node has answered: about as long as a silent one is seen on the bus.
-const LIVES: Duration = Duration::from_secs(1);
-
-/// How long it counts that a node has not, once nothing has changed for a while: a tenth of that while,
-/// within these bounds.
-const IS_GONE: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(60)];
-
-/// How long after the last change the next is to be expected. Meanwhile whoever asks for films has
-/// the nodes asked anew: a cable that was out is in from one moment to the next.
-const UNSETTLED: Duration = Duration::from_secs(3);
-
-/// How long after a question came silence is no answer to it, where links return. Its caller turns to
-/// another catalogue after half a second, and has ever more patience with each.
-const RETURNING: Duration = Duration::from_secs(1);
-
 /// The longest that an answer waits for nodes that are asked.
 const LONGEST: Duration = Duration::from_millis(1300);
 
 /// A node that is not seen, and some films that it had.
 pub type Missed = (Instance, Vec<MediaId>);
-
-/// What a node said.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Word {
-    /// It has the film and would play it.
-    Lives,
-    /// It would not, or nobody is there.
-    Refuses,
-    /// Nothing.
-    Silence,
-}
-
-/// What a node said when it was asked.
-#[derive(Debug, Clone, Copy)]
-struct Verdict {
-    asked: Instant,
-    word: Word,
-}
-
-/// A change of the directory.
-#[derive(Debug, Clone, Default)]
-pub struct Turn {
-    /// The machines on which somebody arrived.
-    pub machines: BTreeSet<IpAddr>,
-    /// Whether another machine than this is there.
-    pub company: bool,
-}
-
-/// What a question waits for.
-#[derive(Debug, PartialEq)]
-enum Wanting {
-    Nothing,
-    /// Some are being asked.
-    Patience,
-    /// These are to be asked.
-    Answers(Vec<Missed>),
-}
-
-/// What was heard of nodes that are not seen. Pure: what happens comes with its time.
-#[derive(Debug)]
-struct Verdicts {
-    /// When the directory last changed.
-    changed: Instant,
-    /// When there last was a sign that links to any machine return.
-    returning: Option<Instant>,
-    /// When somebody last arrived on a machine.
-    arrived: BTreeMap<IpAddr, Instant>,
-    /// No other machine is seen any more, though one was, and nobody on another has asked since.
-    cut_off: bool,
-    /// Another machine is seen.
-    company: bool,
-    of: BTreeMap<InstanceId, Verdict>,
-    /// Some are being asked.
-    in_round: bool,
-}
-
-impl Verdicts {
-    fn new(now: Instant) -> Self {
-        Self {
-            changed: now,
-            returning: None,
-            arrived: BTreeMap::new(),
-            cut_off: false,
-            company: false,
-            of: BTreeMap::new(),
-            in_round: false,
-        }
-    }
-
-    /// The directory has changed.
-    fn turns(&mut self, turn: &Turn, now: Instant) {
-        self.changed = now;
-        if turn.company && !self.company {
-            self.returning = Some(now);
-        }
-        self.arrived.retain(|_, at| now < *at + UNSETTLED);
-        self.arrived
-            .extend(turn.machines.iter().map(|it| (*it, now)));
-        self.cut_off = !turn.company && (self.company || self.cut_off);
-        self.company = turn.company;
-    }
-
-    /// Whether a node may speak any moment that was silent when a question came then.
-    fn may_speak(&self, node: &Instance, question: Instant) -> bool {
-        let there = self.arrived.get(&node.endpoint.ip()).copied();
-        let last = self.returning.max(there);
-        last.is_some_and(|at| question < at + UNSETTLED)
-    }
-
-    /// Somebody on another machine asks. If none is seen, their question shows that the cable is in.
-    fn asked_from_elsewhere(&mut self, now: Instant) {
-        if std::mem::take(&mut self.cut_off) {
-            (self.changed, self.returning) = (now, Some(now));
-        }
-    }
-
-    /// Whether what is known of a node is worth as much as asking it for a question that came then.
-    fn suffices(&self, node: &Instance, question: Instant) -> bool {
-        self.of.get(&node.instance).is_some_and(|verdict| {
-            let age = question.saturating_duration_since(verdict.asked);
-            match verdict.word {
-                Word::Lives => age < LIVES,
-                Word::Silence if self.may_speak(node, question) => {
-                    verdict.asked >= question + RETURNING
-                }
-                _ if verdict.asked >= question => true,
-                _ => {
-                    let settled = verdict.asked.saturating_duration_since(self.changed);
-                    let [least, most] = IS_GONE;
-                    settled >= UNSETTLED && age < (settled / 10).clamp(least, most)
-                }
-            }
-        })
-    }
-
-    /// What there is to do before a question can be answered that came then.
-    fn wanting(&mut self, mut unseen: Vec<Missed>, question: Instant) -> Wanting {
-        unseen.retain(|(node, _)| !self.suffices(node, question));
-        match (unseen.is_empty(), self.in_round) {
-            (true, _) => Wanting::Nothing,
-            (false, true) => Wanting::Patience,
-            (false, false) => {
-                self.in_round = true;
-                Wanting::Answers(unseen)
-            }
-        }
-    }
-
-    /// Nodes that were asked then have answered, or have not.
-    fn heard(&mut self, answers: Vec<(InstanceId, Word)>, asked: Instant) {
-        let answers = answers.into_iter();
-        let verdicts = answers.map(|(node, word)| (node, Verdict { asked, word }));
-        self.of.extend(verdicts);
-    }
-
-    /// Forgets what others said: they are seen, or known no more.
-    fn keep(&mut self, unseen: &[Missed]) {
-        let is_unseen = |id: &InstanceId| unseen.iter().any(|(node, _)| node.instance == *id);
-        self.of.retain(|id, _| is_unseen(id));
-    }
-
-    /// Those of them that have answered.
-    fn living(&self, unseen: &[Missed]) -> BTreeMap<InstanceId, Instance> {
-        let lives = |node: &InstanceId| {
-            let verdict = self.of.get(node);
-            verdict.is_some_and(|verdict| verdict.word == Word::Lives)
-        };
-        let living = unseen.iter().filter(|(node, _)| lives(&node.instance));
-        let living = living.map(|(node, _)| (node.instance.clone(), node.clone()));
-        living.collect()
-    }
-}
 
 /// Asks a node at that address whether it has one of these films and would play it. Within
 /// [`PATIENCE`].
@@ -354,7 +192,7 @@ struct Over<'a>(&'a Unseen);
 
 impl Drop for Over<'_> {
     fn drop(&mut self) {
-        self.0.verdicts().in_round = false;
+        self.0.verdicts().round_over();
         self.0.0.answered.send_replace(());
     }
 }

@@ -1,9 +1,13 @@
 //! When nodes are asked, and for how long what they said counts.
 
-use super::*;
+use super::{
+    verdicts::{Company, LIVES, RETURNING, UNSETTLED},
+    *,
+};
 use iceflix_core::{api::Kind, topics::MediaItem};
 use proptest::prelude::*;
 use std::{
+    collections::BTreeMap,
     net::IpAddr,
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
 };
@@ -36,7 +40,7 @@ fn live(nodes: &[u8]) -> BTreeMap<InstanceId, Instance> {
 /// Somebody came where these nodes are.
 fn turn(nodes: &[u8], company: bool) -> Turn {
     Turn {
-        machines: nodes.iter().map(|n| node(*n).endpoint.ip()).collect(),
+        arrived: nodes.iter().map(|n| node(*n).endpoint.ip()).collect(),
         company,
     }
 }
@@ -64,7 +68,7 @@ proptest! {
         let at = |time| start + ms(time);
         let mut verdicts = Verdicts::new(start);
         // Others are seen all the time.
-        verdicts.company = true;
+        verdicts.company = Company::Seen;
         verdicts.turns(&turn(if there { &[1, 2] } else { &[2] }, true), at(changed));
         let unseen = vec![(node(1), vec![media(1)])];
         verdicts.heard(vec![(node(1).instance, word)], at(asked));
