@@ -26,18 +26,42 @@ use tokio::process::{Child, Command};
 /// tell, and `detection.kill.p99` does.
 const SILENT: Option<f64> = Some(1200.0);
 
-/// The faults, and within how many milliseconds each must be noticed.
-const CHOSEN: [(&str, Option<f64>); 10] = [
+/// The faults: all but the storm, which has ten minutes of its own. And within how many milliseconds
+/// each must be noticed.
+const CHOSEN: [(&str, Option<f64>); 33] = [
+    ("kill-main", None),
     ("kill-auth", None),
+    ("kill-catalog", None),
+    ("kill-auth-of-two", None),
+    ("kill-catalog-of-two", None),
+    ("kill-streaming", None),
     ("kill-machine", None),
+    ("stop-auth-0.5s", None),
     ("stop-auth-2s", SILENT),
+    ("stop-auth-15s", SILENT),
+    ("stop-catalog-0.5s", None),
+    ("stop-catalog-2s", SILENT),
+    ("stop-catalog-15s", SILENT),
+    ("stop-main-0.5s", None),
+    ("stop-main-2s", SILENT),
+    ("stop-main-15s", SILENT),
+    ("stop-streaming-15s", SILENT),
     ("cable", SILENT),
     ("flapping", None),
     ("silence", SILENT),
+    ("silence-pair", None),
     ("split", SILENT),
     ("clock+5s", None),
+    ("clock-5s", None),
+    ("clock+1h", None),
+    ("clock-1h", None),
     ("slow-disk", None),
+    ("torn-auth", None),
+    ("torn-catalog", None),
+    ("lost-auth", None),
+    ("lost-catalog", None),
     ("disk-full", None),
+    ("read-only", None),
 ];
 
 /// Those of `--quick`: one that is killed, one that hangs, one that is cut off.
