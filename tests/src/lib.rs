@@ -13,6 +13,7 @@
 //! | [`players`] | ffmpeg, GStreamer's player, retina, a bare RTSP client; and a viewer who uses them |
 //! | [`waiting`] | waiting for conditions, and ports that are free |
 //! | [`wire`] | what goes over a connection, overheard; and a Main that says what it is told |
+//! | [`wrong_clock`] | machines whose clock is not the others' |
 //! | [`tokens`] | each wrong kind of token |
 
 // A harness: a test fails where it panics, and the message says where.
@@ -31,3 +32,4 @@ pub mod process;
 pub mod tokens;
 pub mod waiting;
 pub mod wire;
+pub mod wrong_clock;

@@ -7,18 +7,18 @@
 use auth_svc::{AuthServer, Config};
 use iceflix_core::{
     api::{
-        Kind, PROTOCOL, SessionId,
+        Kind, SessionId,
         auth::{AuthenticatorClient, Login},
     },
     bus::{AliveToken, Answering, Bus, BusConfig},
-    clock,
     config::Common,
     membership::Membership,
     rpc::{AttemptError, CallError, Caller, Security},
     service::Server as _,
-    topics::{Description, Told, Topics},
+    topics::Topics,
     trust::{Authority, SessionKey, authority::CERTIFICATE_LIFETIME, password::prehash},
 };
+use iceflix_tests::wrong_clock;
 use std::{
     net::SocketAddr,
     time::{Duration, Instant},
@@ -100,26 +100,10 @@ impl World {
 
     /// A machine whose clock is so far ahead.
     async fn machine(&self, machine: u8, ahead: Duration) -> Machine {
-        let name = format!("main-{machine}").parse().unwrap();
-        let key = Topics::new(CLUSTER).availability(Kind::Main, &name);
-        let ahead_us = u64::try_from(ahead.as_micros()).unwrap();
-        let answering = self.bus.answer(&key, move |_question| {
-            let told = Told {
-                description: Description {
-                    endpoint: SocketAddr::from(([192, 0, 2, machine], 1)),
-                    pid: 1,
-                    protocol: PROTOCOL,
-                    load: 0,
-                    draining: false,
-                },
-                clock_us: Some(clock::now_us() + ahead_us),
-            };
-            let told = serde_json::to_vec(&told).unwrap();
-            Box::pin(std::future::ready(vec![told]))
-        });
+        let alive = wrong_clock::key(CLUSTER, machine);
         Machine {
-            _answering: answering.await.unwrap(),
-            _alive: self.bus.declare_alive(&key).await.unwrap(),
+            _answering: wrong_clock::answering(&self.bus, CLUSTER, machine, ahead).await,
+            _alive: self.bus.declare_alive(&alive).await.unwrap(),
         }
     }
 

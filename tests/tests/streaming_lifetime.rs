@@ -6,14 +6,11 @@
 
 use iceflix_core::{
     api::{
-        Kind, MediaId, PROTOCOL, SessionId,
+        Kind, MediaId, SessionId,
         auth::{AuthenticatorClient, Role, Token},
         streaming::{EndReason, StreamError, StreamEvent, StreamingClient},
     },
-    bus::{Answering, Bus},
-    clock,
     service::Server,
-    topics::{Description, Told, Topics},
     trust::{now, token},
 };
 use iceflix_tests::{
@@ -24,11 +21,9 @@ use iceflix_tests::{
         viewer::{Viewer, Watched},
     },
     tokens::{log_out, signing_key},
+    wrong_clock,
 };
-use std::{
-    net::SocketAddr,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use tokio::{net::UdpSocket, time::timeout};
 
@@ -310,26 +305,7 @@ async fn who_asks_what_happens_waits_for_it_as_long_as_they_say() {
     cluster.stop().await;
 }
 
-/// A machine whose clock is an hour ahead.
-async fn an_hour_ahead(bus: &Bus, cluster: &str, machine: u8) -> Answering {
-    let name = format!("ahead-{machine}").parse().unwrap();
-    let key = Topics::new(cluster).availability(Kind::Main, &name);
-    let answering = bus.answer(&key, move |_question| {
-        let told = Told {
-            description: Description {
-                endpoint: SocketAddr::from(([192, 0, 2, machine], 1)),
-                pid: 1,
-                protocol: PROTOCOL,
-                load: 0,
-                draining: false,
-            },
-            clock_us: Some(clock::now_us() + 3_600_000_000),
-        };
-        let told = serde_json::to_vec(&told).unwrap();
-        Box::pin(std::future::ready(vec![told]))
-    });
-    answering.await.unwrap()
-}
+const HOUR: Duration = Duration::from_secs(3600);
 
 /// Whoever knows its address is sent elsewhere, also who has a token that is over for this clock
 /// alone; and who watches a film is not disturbed.
@@ -344,8 +320,8 @@ async fn a_node_with_a_wrong_clock_begins_no_stream_and_ends_none() {
     let place = "tls/127.0.0.1:0";
     let bus = identity::on_the_bus(cluster.name(), Kind::Main, place, &connect).await;
     let _others = [
-        an_hour_ahead(&bus, cluster.name(), 2).await,
-        an_hour_ahead(&bus, cluster.name(), 3).await,
+        wrong_clock::answering(&bus, cluster.name(), 2, HOUR).await,
+        wrong_clock::answering(&bus, cluster.name(), 3, HOUR).await,
     ];
     // One that it does not have: no stream is made before its clock is compared.
     let unknown = MediaId::from_bytes([7; 32]);
