@@ -31,6 +31,11 @@ run-cluster stop-cluster: export ICEFLIX_MAKE_JOIN := $(value JOIN)
 # Where rustup puts cargo, in case the shell has not heard of it yet.
 export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 
+# Most tests wait for something most of the time: with two at a time for each processor all of them
+# take a quarter less (measured on two).
+RUST_TEST_THREADS ?= $(shell expr 2 '*' $$(nproc))
+export RUST_TEST_THREADS
+
 CARGO_ARGS = --release --locked --workspace
 
 .PHONY: help build run-cluster stop-cluster check test faults fuzz fmt bench clean
