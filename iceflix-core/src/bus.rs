@@ -15,7 +15,7 @@ mod questions;
 mod seen;
 mod settings;
 
-pub use questions::{Answer, Answering};
+pub use questions::{Answer, Answering, Size};
 
 use crate::trust::Credential;
 use declared::{Declared, Seen, What};
@@ -37,8 +37,12 @@ use zenoh::{
 /// numbers and mended with a snapshot.
 const BACKLOG: usize = 16_384;
 
-/// The largest question or message taken from the bus, in bytes. A snapshot comes in pieces of at
-/// most 256 KiB, so anything larger is not ours.
+/// What travels in one piece, in bytes: a batch of zenoh's is 64 KiB, with what is around it. Only a
+/// link that takes none of those for a while is given up.
+pub const BATCH: usize = 48 << 10;
+
+/// The largest question or message taken from the bus, in bytes. Snapshots come in pieces of
+/// [`BATCH`], so anything larger is not ours.
 const MAX_MESSAGE: usize = 4 << 20;
 
 /// What went wrong on the bus.
@@ -278,9 +282,9 @@ impl Bus {
         Ok(declared)
     }
 
-    /// Publishes a message to all that subscribe to its key now. It is on its way to each neighbour
-    /// when this returns, or that neighbour's link was given up. Begun is begun: it is published
-    /// also when this is not waited for.
+    /// Publishes a message to all that subscribe to its key now, but to those whose link is full: it
+    /// is dropped there, rather than that everybody waits. Begun is begun: it is published also when
+    /// this is not waited for.
     ///
     /// # Errors
     /// When the session is closed or the key is not one.
@@ -288,7 +292,7 @@ impl Bus {
         let (session, own_key) = (self.session(), key.to_owned());
         let put = move || {
             let put = session.put(own_key, payload);
-            put.congestion_control(CongestionControl::Block).wait()
+            put.congestion_control(CongestionControl::Drop).wait()
         };
         aside::run(&self.inner.runtime, put)
             .await
@@ -358,7 +362,8 @@ impl Bus {
                 }
             };
             for alive in news {
-                if sender.try_send(alive).is_err() {
+                // One that is closed is being dropped.
+                if let Err(mpsc::error::TrySendError::Full(_)) = sender.try_send(alive) {
                     tracing::error!("a coming or going was dropped: its reader hangs");
                 }
             }

@@ -10,7 +10,7 @@ use crate::{
     announcement::{Absence, Absences},
     api::main::DirectoryView,
     awake::running_ms,
-    bus::Bus,
+    bus::{Bus, Size},
     membership::Membership,
     topics::{Told, Topics},
 };
@@ -275,7 +275,7 @@ impl Complaint {
 /// Asks everybody what time it is.
 async fn ask(bus: &Bus, topics: &Topics) -> Vec<Reading> {
     let answers = bus
-        .ask_each(&topics.all_availability(), Vec::new(), TIMEOUT)
+        .ask_each(&topics.all_availability(), Vec::new(), Size::Small, TIMEOUT)
         .await;
     let mut readings = Vec::new();
     if let Ok(mut answers) = answers {

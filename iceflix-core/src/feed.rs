@@ -17,7 +17,7 @@ pub use wire::{Change, Changes, Piece, Snapshot, assemble, decode, split};
 
 use crate::{
     api::InstanceId,
-    bus::{Answering, Bus, BusError, Message},
+    bus::{Answering, Bus, BusError, Message, Size},
     topics::{Entries, FeedTopic, Topics},
 };
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
@@ -471,7 +471,7 @@ impl Hearing {
 
 /// Asks all speakers of a topic for everything.
 async fn ask_everyone(bus: Bus, key: String) -> Vec<Message> {
-    let answers = bus.ask(&key, Vec::new(), JOIN_TIMEOUT).await;
+    let answers = bus.ask(&key, Vec::new(), Size::Large, JOIN_TIMEOUT).await;
     answers.unwrap_or_else(|error| {
         tracing::warn!(%error, "nobody could be asked");
         Vec::new()
@@ -486,7 +486,8 @@ pub async fn look_up(
     names: &[&str],
     timeout: Duration,
 ) -> Vec<(InstanceId, Entries)> {
-    let answers = bus.ask(&topic.all(), wire::encode(&names), timeout).await;
+    let names = wire::encode(&names);
+    let answers = bus.ask(&topic.all(), names, Size::Small, timeout).await;
     let said = answers
         .unwrap_or_default()
         .into_iter()
@@ -498,7 +499,9 @@ pub async fn look_up(
 }
 
 async fn ask(bus: Bus, key: String, speaker: InstanceId) -> (InstanceId, Option<Snapshot>) {
-    let answers = bus.ask(&key, Vec::new(), SNAPSHOT_TIMEOUT).await;
+    let answers = bus
+        .ask(&key, Vec::new(), Size::Large, SNAPSHOT_TIMEOUT)
+        .await;
     let pieces = answers
         .unwrap_or_default()
         .iter()

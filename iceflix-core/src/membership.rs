@@ -5,7 +5,7 @@ use crate::{
         InstanceId, Kind,
         main::{DirectoryVersion, DirectoryView},
     },
-    bus::{Alive, Bus, BusError, Message, Subscription},
+    bus::{Alive, Bus, BusError, Message, Size, Subscription},
     directory::Directory,
     topics::{Description, Topics},
 };
@@ -181,7 +181,7 @@ impl Following {
         let key = self.topics.availability(asked.0, &asked.1);
         let bus = self.bus.clone();
         async move {
-            let answers = bus.ask(&key, Vec::new(), ASK_TIMEOUT).await;
+            let answers = bus.ask(&key, Vec::new(), Size::Small, ASK_TIMEOUT).await;
             let description = answers
                 .unwrap_or_default()
                 .iter()

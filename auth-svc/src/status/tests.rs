@@ -14,7 +14,12 @@ use std::time::Duration;
 /// What is said now, by name.
 async fn said(desk: &Desk) -> Vec<String> {
     let all = desk.node.topics.authentication().all();
-    let answers = desk.node.bus.ask(&all, Vec::new(), Duration::from_secs(60));
+    let answers = desk.node.bus.ask(
+        &all,
+        Vec::new(),
+        iceflix_core::bus::Size::Large,
+        Duration::from_secs(60),
+    );
     let answers = answers.await.unwrap();
     let pieces = answers
         .iter()

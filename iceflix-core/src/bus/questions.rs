@@ -13,7 +13,7 @@ use std::{
 use tokio::sync::mpsc;
 use zenoh::{
     Wait,
-    qos::CongestionControl,
+    qos::{CongestionControl, Priority},
     query::{ConsolidationMode, Query, QueryTarget},
 };
 
@@ -26,6 +26,17 @@ pub struct Answer {
     pub came: SystemTime,
     /// How long after it was asked for.
     pub after: Duration,
+}
+
+/// How a question travels, and with it its answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Size {
+    /// Like a message: some KiB. Where a neighbour's link is full it is not sent there: whoever asks
+    /// gets no answer, and asks again.
+    Small,
+    /// As much as need be, in pieces, behind all that is small: whoever sends waits for the link. One
+    /// that takes none for half a second is given up.
+    Large,
 }
 
 /// Answers questions, until it is dropped.
@@ -84,9 +95,10 @@ impl Bus {
         &self,
         key: &str,
         question: Vec<u8>,
+        size: Size,
         timeout: Duration,
     ) -> Result<Vec<Message>, BusError> {
-        let mut answers = self.ask_each(key, question, timeout).await?;
+        let mut answers = self.ask_each(key, question, size, timeout).await?;
         let mut all = Vec::new();
         while let Some(answer) = answers.recv().await {
             all.push(answer.message);
@@ -103,10 +115,15 @@ impl Bus {
         &self,
         key: &str,
         question: Vec<u8>,
+        size: Size,
         timeout: Duration,
     ) -> Result<mpsc::UnboundedReceiver<Answer>, BusError> {
         let (sender, receiver) = mpsc::unbounded_channel();
         let (session, own_key) = (self.session(), key.to_owned());
+        let (congestion_control, priority) = match size {
+            Size::Small => (CongestionControl::Drop, Priority::Data),
+            Size::Large => (CongestionControl::Block, Priority::DataLow),
+        };
         let ask = move || {
             let asked = Instant::now();
             session
@@ -115,9 +132,9 @@ impl Bus {
                 .target(QueryTarget::All)
                 .consolidation(ConsolidationMode::None)
                 .timeout(timeout)
-                // Answers travel with the question's own setting: a large one waits, none is
-                // dropped.
-                .congestion_control(CongestionControl::Block)
+                // Answers travel with the question's own settings.
+                .congestion_control(congestion_control)
+                .priority(priority)
                 // zenoh drops the callback, and with it the sender, when all have answered or time
                 // is up.
                 .callback(move |reply| {

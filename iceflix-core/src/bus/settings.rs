@@ -12,11 +12,17 @@ use zenoh::Config;
 /// 0.8 s, a pulled cable after 1.0 s, and 32 busy loops on 2 cores raised no false alarm.
 const LEASE_MS: u64 = 1000;
 
-/// How long a neighbour's link may take nothing, in milliseconds, before it is given up and made
-/// anew: as long as one that says nothing. Whoever sends waits that long, and where zenoh passes on
-/// a declaration, so does all it would send to others; zenoh's own 5 s are five times what the
-/// cluster bears. The slowest link that is not given up takes a batch (64 KiB) in that time.
-pub(super) const STUCK_MS: u64 = LEASE_MS;
+/// How long a neighbour's link may take nothing of what is large (see [`super::Size`]), in
+/// milliseconds, before it is given up and made anew. While a sender waits the link cannot be closed
+/// either (`common/pipeline.rs` of zenoh-transport 1.10), and so it is not seen that the neighbour is
+/// gone: zenoh's own 5 s would hide that five times as long as a silent link counts as alive. A piece
+/// is a batch of 64 KiB at most, so that a link of 1 Mbit/s is quick enough.
+const STUCK_MS: u64 = 500;
+
+/// How many batches of 64 KiB wait at most for a link in each class: what is small is dropped beyond
+/// it, and what is large waits. With zenoh's 2, a cable that was out for a second held senders up.
+/// They are allocated when they are needed.
+const BATCHES: u64 = 16;
 
 /// How long a stranger may take to show a certificate, in milliseconds: members take a few.
 const HANDSHAKE_MS: u64 = 2000;
@@ -153,6 +159,8 @@ pub(super) fn zenoh(
         "transport/link/tx/queue/congestion_control/block/wait_before_close",
         (STUCK_MS * 1000).into(),
     )?;
+    set("transport/link/tx/queue/size/data", BATCHES.into())?;
+    set("transport/link/tx/queue/size/data_low", BATCHES.into())?;
     // Whatever is said, nothing is spoken but TLS.
     set("transport/link/protocols", json!(["tls"]))?;
     set(

@@ -274,12 +274,21 @@ impl Members {
         }
         for (key, _, hearers) in topics() {
             let wait = Duration::from_millis(500);
-            if !intruder.ask(&key, vec![], wait).await.unwrap().is_empty() {
+            if !intruder
+                .ask(&key, vec![], Size::Small, wait)
+                .await
+                .unwrap()
+                .is_empty()
+            {
                 heard.insert(key.clone());
             }
             for hearer in hearers {
                 let forged = format!("{key}x");
-                let answers = self.bus(hearer).ask(&forged, vec![], wait).await.unwrap();
+                let answers = self
+                    .bus(hearer)
+                    .ask(&forged, vec![], Size::Small, wait)
+                    .await
+                    .unwrap();
                 if !answers.is_empty() {
                     said.insert(key.clone());
                 }
@@ -433,7 +442,7 @@ async fn nobody_sees_a_departure_when_a_certificate_is_renewed() {
             renewing.renew(renewed).await.unwrap();
             for bus in [&watching, &joined_later] {
                 let wait = Duration::from_secs(5);
-                let answers = bus.ask(&key, vec![], wait).await.unwrap();
+                let answers = bus.ask(&key, vec![], Size::Small, wait).await.unwrap();
                 assert_eq!(answers.len(), 1, "round {round}");
             }
         }

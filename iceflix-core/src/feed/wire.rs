@@ -8,7 +8,7 @@ use serde_json::Value;
 pub type Change = (String, Option<Value>);
 
 /// Roughly how large a piece of a snapshot is, in bytes.
-const PIECE: usize = 256 << 10;
+const PIECE: usize = crate::bus::BATCH;
 
 /// Changes to a speaker's entries, or, when there are none, its heartbeat.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -58,7 +58,7 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
     serde_json::from_slice(bytes).ok()
 }
 
-/// A snapshot as encoded pieces of about 256 KiB, at least one.
+/// A snapshot as encoded pieces of a [batch](crate::bus::BATCH), at least one.
 pub fn split(incarnation: u64, number: u64, entries: Entries) -> Vec<Vec<u8>> {
     let mut parts = vec![Entries::new()];
     let mut size = 0;

@@ -3,7 +3,7 @@
 use super::digest::Digest;
 use crate::{
     api::InstanceId,
-    bus::{Answering, Bus, BusError},
+    bus::{Answering, BATCH, Bus, BusError, Size},
     feed::{Piece, assemble, decode, split},
     topics::{Entries, FeedTopic},
 };
@@ -104,7 +104,15 @@ impl Exchange {
 
     async fn keep_part(&self, rows: Entries) -> bool {
         let question = encode(&Question::Keep(rows));
-        let answers = self.bus.ask_each(&self.topic.all(), question, KEEP).await;
+        // Mostly it is a few rows, and who can take them at once is to have them at once.
+        let size = match question.len() > BATCH {
+            true => Size::Large,
+            false => Size::Small,
+        };
+        let answers = self
+            .bus
+            .ask_each(&self.topic.all(), question, size, KEEP)
+            .await;
         let Ok(mut answers) = answers else {
             return false;
         };
@@ -122,7 +130,8 @@ impl Exchange {
     /// Asks all others whether their disks take writes; the first of these that says so.
     pub(super) async fn who_can_write(&self, of: &BTreeSet<InstanceId>) -> Option<InstanceId> {
         let question = encode(&Question::Writable);
-        let answers = self.bus.ask_each(&self.topic.all(), question, KEEP).await;
+        let all = self.topic.all();
+        let answers = self.bus.ask_each(&all, question, Size::Small, KEEP).await;
         let mut answers = answers.ok()?;
         while let Some(answer) = answers.recv().await {
             let speaker = self.topic.parse(&answer.message.key);
@@ -139,7 +148,8 @@ impl Exchange {
     /// Asks a peer what its rows come to.
     pub(super) async fn digest(&self, of: &InstanceId) -> Option<Digest> {
         let question = encode(&Question::Digest);
-        let answers = self.bus.ask(&self.topic.of(of), question, COMPARE).await;
+        let peer = self.topic.of(of);
+        let answers = self.bus.ask(&peer, question, Size::Small, COMPARE).await;
         answers
             .ok()?
             .iter()
@@ -152,7 +162,8 @@ impl Exchange {
     /// Asks a peer for its rows of these buckets.
     pub(super) async fn buckets(&self, of: &InstanceId, buckets: Vec<u8>) -> Option<Entries> {
         let question = encode(&Question::Buckets(buckets));
-        let answers = self.bus.ask(&self.topic.of(of), question, COMPARE).await;
+        let peer = self.topic.of(of);
+        let answers = self.bus.ask(&peer, question, Size::Large, COMPARE).await;
         let pieces = answers.ok()?;
         let pieces: Vec<Piece> = pieces.iter().filter_map(|it| decode(&it.payload)).collect();
         assemble(pieces).map(|snapshot| snapshot.entries)

@@ -6,7 +6,7 @@ use iceflix_core::{
         Kind,
         auth::{AuthError, Role},
     },
-    bus::Bus,
+    bus::{Bus, Size},
     config::Common,
     feed::assemble,
     service::Server,
@@ -116,7 +116,10 @@ async fn beside(auths: &[&auth_svc::Config]) -> Bus {
 async fn rows_of(bus: &Bus, auth: &Common) -> Option<Entries> {
     let topic = Topics::new(auth.cluster.as_str()).rows(Kind::Auth);
     let key = topic.of(auth.instance.as_ref().unwrap());
-    let answers = bus.ask(&key, Vec::new(), PATIENCE).await.unwrap();
+    let answers = bus
+        .ask(&key, Vec::new(), Size::Large, PATIENCE)
+        .await
+        .unwrap();
     let pieces = answers.iter();
     let pieces = pieces.map(|answer| serde_json::from_slice(&answer.payload).unwrap());
     Some(assemble(pieces.collect())?.entries)

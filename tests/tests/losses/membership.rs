@@ -3,7 +3,7 @@
 use crate::world::{id, node, wait_for};
 use iceflix_core::{
     api::{InstanceId, Kind, PROTOCOL},
-    bus::{Answering, Bus},
+    bus::{Answering, Bus, Size},
     membership::Membership,
     topics::{Description, Topics},
 };
@@ -55,7 +55,7 @@ async fn who_does_not_answer_after_a_standstill_is_not_handed_out() {
     // It is dead, and nobody has said so.
     drop(two);
     let key = topics.availability(Kind::Auth, &id("auth-2"));
-    let ask = || near.ask(&key, Vec::new(), Duration::from_secs(1));
+    let ask = || near.ask(&key, Vec::new(), Size::Small, Duration::from_secs(1));
     while !ask().await.unwrap().is_empty() {}
     membership.catch_up().await;
     assert!(!listed(&membership).contains(&id("auth-2")));

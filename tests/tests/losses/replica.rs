@@ -3,7 +3,7 @@
 use crate::world::{Cable, Hand, id, node, rows, wait_for};
 use iceflix_core::{
     api::Kind,
-    bus::{AliveToken, Bus},
+    bus::{AliveToken, Bus, Size},
     feed::split,
     replica::{Grown, Replica, Row, Rows, Sqlite, Stamp, Store, StoreError},
     topics::Topics,
@@ -311,7 +311,7 @@ async fn what_one_peer_kept_of_a_dead_writer_reaches_the_others() {
     let until = Instant::now() + Duration::from_secs(60);
     while one.get("left").is_none() {
         assert!(Instant::now() < until, "never asked");
-        let answers = writer.ask(&key, question.clone(), Duration::from_secs(1));
+        let answers = writer.ask(&key, question.clone(), Size::Small, Duration::from_secs(1));
         let answers = answers.await.unwrap();
         assert!(answers.iter().all(|answer| answer.payload == b"\"kept\""));
     }

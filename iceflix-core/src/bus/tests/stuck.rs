@@ -1,6 +1,7 @@
 //! A neighbour whose link takes nothing any more, though it stands.
 
 use super::*;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
@@ -8,8 +9,8 @@ use tokio::{
     task::{AbortHandle, JoinSet},
 };
 
-/// A cable between two nodes, in whose one direction nothing passes while it is stuck. That
-/// somebody hangs up is not passed on.
+/// A cable between two nodes. While it is stuck nothing passes to the far end, and the near end is
+/// not told that the far one hangs up.
 struct Cable {
     place: String,
     stuck: watch::Sender<bool>,
@@ -69,16 +70,23 @@ async fn carry(near: TcpStream, far: TcpStream, mut stuck: watch::Receiver<bool>
     }
 }
 
-/// What is said on a node's own key, and how much at once.
-const PIECE: usize = 256 << 10;
+/// How much an answer is: no link holds so much.
+const ANSWER: usize = 64 << 20;
 
-/// No link holds this much: 64 MiB.
-const MORE_THAN_A_LINK_HOLDS: usize = (64 << 20) / PIECE;
+/// Within what time that is done which waits for nobody: it takes a millisecond.
+const AT_ONCE: Duration = Duration::from_secs(1);
+
+/// It is done, and did not wait for the stuck link.
+async fn at_once<T>(what: &str, done: impl Future<Output = T>) -> T {
+    let done = tokio::time::timeout(AT_ONCE, done).await;
+    done.unwrap_or_else(|_| panic!("{what} waited for the neighbour"))
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_neighbour_that_takes_nothing_holds_nobody_up() {
     let authority = Authority::create(CLUSTER).unwrap();
-    let key = Topics::new(CLUSTER).availability(Kind::Auth, &id("auth-1"));
+    let topics = Topics::new(CLUSTER);
+    let key = topics.availability(Kind::Auth, &id("auth-1"));
     let bad = node(&authority, Kind::Catalog, &[]).await;
     let good = node(&authority, Kind::Main, &[]).await;
     let cable = Cable::to(&bad).await;
@@ -88,6 +96,16 @@ async fn a_neighbour_that_takes_nothing_holds_nobody_up() {
     for bus in [&bad, &good] {
         heard.push(bus.subscribe(&key).await.unwrap());
     }
+    let answered = Arc::new(AtomicBool::new(false));
+    let is_answered = Arc::clone(&answered);
+    let answer = move |_| {
+        is_answered.store(true, Ordering::SeqCst);
+        Box::pin(std::future::ready(vec![vec![0u8; BATCH]; ANSWER / BATCH])) as _
+    };
+    let _answering = speaking.answer(&key, answer).await.unwrap();
+    let own = topics.directory(Kind::Main, &id("main-1"));
+    let here = |_| Box::pin(std::future::ready(vec![b"here".to_vec()])) as _;
+    let _here = good.answer(&own, here).await.unwrap();
     knows(&speaking, 2).await;
     until("both hear", async || {
         speaking.publish(&key, b"hello".to_vec()).await.unwrap();
@@ -95,36 +113,39 @@ async fn a_neighbour_that_takes_nothing_holds_nobody_up() {
     })
     .await;
 
+    // The neighbour asks for more than the link takes, and then takes nothing.
+    let asking = {
+        let (bad, key) = (bad.clone(), key.clone());
+        tokio::spawn(async move {
+            let patience = Duration::from_secs(10);
+            bad.ask(&key, Vec::new(), Size::Large, patience).await
+        })
+    };
     cable.stuck.send_replace(true);
-    // Whoever says something may do something else meanwhile: this gives up waiting.
-    let moment = Duration::from_millis(50);
-    let mut given_up = false;
-    for _ in 0..MORE_THAN_A_LINK_HOLDS {
-        let said = speaking.publish(&key, vec![0; PIECE]);
-        if tokio::time::timeout(moment, said).await.is_err() {
-            given_up = true;
-            break;
-        }
-    }
-    assert!(given_up, "the link took everything, or held the caller");
+    until("it is answered", async || answered.load(Ordering::SeqCst)).await;
 
-    // The others hear again once the link was given up, and so does the neighbour when it is made
-    // anew.
-    drain(&mut heard[1]);
-    until("who is not stuck hears", async || {
-        let said = speaking.publish(&key, b"more".to_vec());
-        let _ = tokio::time::timeout(moment, said).await;
-        drain(&mut heard[1]).iter().any(|it| it.payload == b"more")
-    })
-    .await;
+    // Whoever says, asks or declares something meanwhile need not wait, and the other one hears it.
+    for n in 0..200_u32 {
+        drain(&mut heard[1]);
+        let said = speaking.publish(&key, n.to_le_bytes().repeat(1 << 10));
+        at_once("a message", said).await.unwrap();
+        at_once("its hearer", heard[1].next()).await.unwrap();
+        let asked = speaking.ask(&own, Vec::new(), Size::Small, AT_ONCE * 2);
+        assert_eq!(at_once("a question", asked).await.unwrap().len(), 1);
+        let declared = at_once("a declaration", speaking.declare_alive(&key)).await;
+        at_once("a withdrawal", declared.unwrap().withdraw()).await;
+    }
+
+    // When the cable is mended, the neighbour hears again, over that link or a new one.
     drain(&mut heard[0]);
     cable.stuck.send_replace(false);
     until("who was stuck hears", async || {
         let said = speaking.publish(&key, b"again".to_vec());
-        let _ = tokio::time::timeout(moment, said).await;
+        at_once("a message", said).await.unwrap();
         drain(&mut heard[0]).iter().any(|it| it.payload == b"again")
     })
     .await;
+    asking.abort();
     for bus in [speaking, good, bad] {
         bus.close().await;
     }

@@ -7,7 +7,7 @@
 use super::doubts::{Doubt, Doubts};
 use crate::{
     api::{Instance, InstanceId, Kind},
-    bus::{Bus, BusError},
+    bus::{Bus, BusError, Size},
     feed::Ears,
     membership::Membership,
     topics::Topics,
@@ -171,8 +171,9 @@ impl Hearing {
     /// Asks another instance whom it sees.
     async fn ask(&self, other: &Somebody) -> Option<Vec<Somebody>> {
         let key = self.topics.directory(other.0, &other.1);
-        let answers = self.bus.ask(&key, Vec::new(), ASKED).await.ok()?;
+        let answers = self.bus.ask(&key, Vec::new(), Size::Small, ASKED).await;
         answers
+            .ok()?
             .iter()
             .find_map(|answer| serde_json::from_slice(&answer.payload).ok())
     }
