@@ -23,6 +23,9 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 /// How soon it is tried again to announce a service that could not be.
 const AGAIN: Duration = Duration::from_millis(500);
 
+/// How long after the last time it is said again that an instance takes nothing new any more.
+const AGAIN_DRAINING: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(2)];
+
 /// How long a goodbye is waited for. It takes a millisecond, but on a bus that hangs.
 const GOODBYE: Duration = Duration::from_secs(2);
 
@@ -205,6 +208,18 @@ impl Announcement {
             self.absences.set(Absence::Leaving, true);
         }
         self.update(|description| description.draining = true).await;
+        // Whose link was full then has not heard it, and is told again.
+        let (bus, key) = (self.bus.clone(), self.key.clone());
+        let description = Arc::clone(&self.description);
+        tokio::spawn(async move {
+            for later in AGAIN_DRAINING {
+                tokio::time::sleep(later).await;
+                if bus.is_closed() {
+                    return;
+                }
+                say(&bus, &key, &description).await;
+            }
+        });
     }
 
     /// Tells everyone how busy this instance is: 0 idle, 1000 at its limit.
@@ -220,12 +235,7 @@ impl Announcement {
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner),
         );
-        // Nobody keeps what is said of an instance that is not alive (see `Directory::described`),
-        // and one that becomes so is asked.
-        let encoded = serde_json::to_vec(&described(&self.description)).unwrap_or_default();
-        if let Err(error) = self.bus.publish(&self.key, encoded).await {
-            tracing::debug!(%error, "the change of this instance's state was not published");
-        }
+        say(&self.bus, &self.key, &self.description).await;
     }
 
     /// Says goodbye: nobody hands this instance out from now on.
@@ -235,6 +245,15 @@ impl Announcement {
         if tokio::time::timeout(GOODBYE, gone).await.is_err() {
             tracing::warn!("the bus did not take the goodbye in time");
         }
+    }
+}
+
+/// Says what an instance's state is. Nobody keeps what is said of one that is not alive (see
+/// `Directory::described`), and one that becomes so is asked.
+async fn say(bus: &Bus, key: &str, description: &Mutex<Description>) {
+    let encoded = serde_json::to_vec(&described(description)).unwrap_or_default();
+    if let Err(error) = bus.publish(key, encoded).await {
+        tracing::debug!(%error, "the change of this instance's state was not published");
     }
 }
 

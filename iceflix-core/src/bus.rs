@@ -18,6 +18,7 @@ mod settings;
 pub use questions::{Answer, Answering, Size};
 
 use crate::trust::Credential;
+use aside::Aside;
 use declared::{Declared, Seen, What};
 use seen::SeenBy;
 use settings::Place;
@@ -28,7 +29,6 @@ use std::sync::{
 use tokio::sync::mpsc;
 use zenoh::{
     Session, Wait,
-    qos::CongestionControl,
     sample::{Sample, SampleKind},
     session::ZenohId,
 };
@@ -41,8 +41,8 @@ const BACKLOG: usize = 16_384;
 /// link that takes none of those for a while is given up.
 pub const BATCH: usize = 48 << 10;
 
-/// The largest question or message taken from the bus, in bytes. Snapshots come in pieces of
-/// [`BATCH`], so anything larger is not ours.
+/// The largest question or message taken from the bus, in bytes: whoever of ours has more to say says
+/// it in pieces.
 const MAX_MESSAGE: usize = 4 << 20;
 
 /// What went wrong on the bus.
@@ -111,9 +111,7 @@ struct Inner {
     /// Held while one session takes another's place.
     renewing: tokio::sync::Mutex<()>,
     left: AtomicBool,
-    /// Where it was opened: zenoh opens nothing on a runtime of a single thread, as an announcement's
-    /// is (see [`crate::announcement`]).
-    runtime: tokio::runtime::Handle,
+    aside: Aside,
 }
 
 impl Inner {
@@ -144,7 +142,7 @@ impl Drop for Inner {
             .get_mut()
             .unwrap_or_else(PoisonError::into_inner);
         let session = present.session.clone();
-        self.runtime.spawn(close(session));
+        self.aside.runtime.spawn(close(session));
     }
 }
 
@@ -209,7 +207,7 @@ impl Bus {
                 declared: Mutex::default(),
                 renewing: tokio::sync::Mutex::default(),
                 left: AtomicBool::new(false),
-                runtime: tokio::runtime::Handle::current(),
+                aside: Aside::here(),
             }),
         })
     }
@@ -275,28 +273,31 @@ impl Bus {
     }
 
     async fn declare(&self, what: What) -> Result<Arc<Declared>, BusError> {
-        let declared = Arc::new(Declared::new(what, self.inner.runtime.clone()));
+        let declared = Arc::new(Declared::new(what, self.inner.aside.clone()));
         // Known first: should a renewal come in between, it declares this one, too.
         self.inner.declared().push(Arc::downgrade(&declared));
         declared.also_on(&self.session()).await?;
         Ok(declared)
     }
 
-    /// Publishes a message to all that subscribe to its key now, but to those whose link is full: it
-    /// is dropped there, rather than that everybody waits. Begun is begun: it is published also when
+    /// Publishes a message to all that subscribe to its key now. One of more than a [batch](BATCH) is
+    /// [large](Size::Large), any other [small](Size::Small). Begun is begun: it is published also when
     /// this is not waited for.
     ///
     /// # Errors
     /// When the session is closed or the key is not one.
     pub async fn publish(&self, key: &str, payload: Vec<u8>) -> Result<(), BusError> {
         let (session, own_key) = (self.session(), key.to_owned());
+        let size = Size::of(payload.len());
         let put = move || {
-            let put = session.put(own_key, payload);
-            put.congestion_control(CongestionControl::Drop).wait()
+            session
+                .put(own_key, payload)
+                .congestion_control(size.congestion_control())
+                .priority(size.priority())
+                .wait()
         };
-        aside::run(&self.inner.runtime, put)
-            .await
-            .map_err(operation("publish", key))
+        let sent = self.inner.aside.send(size, put);
+        sent.await.map_err(operation("publish", key))
     }
 
     /// Hears the messages published on keys that match `key` (zenoh key expression) from now on.

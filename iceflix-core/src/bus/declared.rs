@@ -1,8 +1,7 @@
 //! What a node has declared, so that a second session can take it over from the first.
 
-use super::{BusError, aside, operation};
+use super::{BusError, aside::Aside, operation};
 use std::sync::{Arc, Mutex, PoisonError};
-use tokio::runtime::Handle;
 use zenoh::{
     Session, Wait,
     liveliness::LivelinessToken,
@@ -43,8 +42,7 @@ enum Held {
 /// Something declared, on one session or, for a moment, on two.
 pub(super) struct Declared {
     state: Mutex<State>,
-    /// Whose threads wait for neighbours.
-    runtime: Handle,
+    aside: Aside,
 }
 
 struct State {
@@ -54,13 +52,13 @@ struct State {
 }
 
 impl Declared {
-    pub(super) fn new(what: What, runtime: Handle) -> Self {
+    pub(super) fn new(what: What, aside: Aside) -> Self {
         Self {
             state: Mutex::new(State {
                 what: Some(what),
                 held: Vec::new(),
             }),
-            runtime,
+            aside,
         }
     }
 
@@ -86,13 +84,13 @@ impl Declared {
             }
         };
         let zid = session.zid();
-        let held = declare(&self.runtime, session.clone(), what).await?;
+        let held = declare(&self.aside, session.clone(), what).await?;
         let mut state = self.state();
         let there = state.held.iter().any(|(held_on, _)| *held_on == zid);
         if state.what.is_some() && !there {
             state.held.push((zid, held));
         } else {
-            aside::take_back(&self.runtime, held);
+            self.aside.take_back(held);
         }
         Ok(())
     }
@@ -145,7 +143,7 @@ impl Declared {
     }
 
     async fn take_back<T: Send + 'static>(&self, held: T) {
-        let taken_back = aside::run(&self.runtime, move || {
+        let taken_back = self.aside.run(move || {
             drop(held);
             Ok(())
         });
@@ -160,21 +158,20 @@ impl Drop for Declared {
         let state = self.state.get_mut();
         let held = std::mem::take(&mut state.unwrap_or_else(PoisonError::into_inner).held);
         if !held.is_empty() {
-            aside::take_back(&self.runtime, held);
+            self.aside.take_back(held);
         }
     }
 }
 
-async fn declare(runtime: &Handle, session: Session, what: What) -> Result<Held, BusError> {
+async fn declare(aside: &Aside, session: Session, what: What) -> Result<Held, BusError> {
     let (saying, key) = match &what {
         What::Subscriber(key, _) => ("subscribe to", key.clone()),
         What::Watcher(key, _) => ("watch", key.clone()),
         What::Token(key) => ("declare alive", key.clone()),
         What::Queryable(key, _) => ("answer on", key.clone()),
     };
-    aside::run(runtime, move || declare_now(&session, what))
-        .await
-        .map_err(operation(saying, &key))
+    let declared = aside.run(move || declare_now(&session, what));
+    declared.await.map_err(operation(saying, &key))
 }
 
 fn declare_now(session: &Session, what: What) -> zenoh::Result<Held> {

@@ -30,6 +30,7 @@ impl Bus {
         // What was begun is finished, also when whoever asked for it is gone.
         let renewing = self
             .inner
+            .aside
             .runtime
             .spawn(async move { bus.move_with(credential).await });
         renewing

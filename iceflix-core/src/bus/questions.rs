@@ -1,7 +1,7 @@
 //! Questions to many, and their answers.
 
 use super::{
-    Bus, BusError, MAX_MESSAGE, Message, aside,
+    BATCH, Bus, BusError, MAX_MESSAGE, Message,
     declared::{Declared, What},
     operation,
 };
@@ -31,13 +31,49 @@ pub struct Answer {
 /// How a question travels, and with it its answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Size {
-    /// Like a message: some KiB. Where a neighbour's link is full it is not sent there: whoever asks
-    /// gets no answer, and asks again.
+    /// A [batch](super::BATCH) at most. It waits for nobody: where a neighbour's link is full it is
+    /// dropped.
     Small,
-    /// As much as need be, in pieces, behind all that is small: whoever sends waits for the link. One
-    /// that takes none for half a second is given up.
+    /// As much as need be, in pieces, behind all that is small: whoever sends waits for the link, and
+    /// whoever else of this process has something large to send waits, too. A link that takes none
+    /// for half a second is given up.
     Large,
 }
+
+impl Size {
+    /// That of so many bytes.
+    pub fn of(bytes: usize) -> Self {
+        match bytes > BATCH {
+            true => Size::Large,
+            false => Size::Small,
+        }
+    }
+
+    pub(super) fn congestion_control(self) -> CongestionControl {
+        match self {
+            Size::Small => CongestionControl::Drop,
+            Size::Large => CongestionControl::Block,
+        }
+    }
+
+    pub(super) fn priority(self) -> Priority {
+        match self {
+            Size::Small => Priority::Data,
+            Size::Large => Priority::DataLow,
+        }
+    }
+
+    /// What a question travels with; its answers do so, too.
+    fn of_question(query: &Query) -> Self {
+        match query.parameters().as_str() == LARGE {
+            true => Size::Large,
+            false => Size::Small,
+        }
+    }
+}
+
+/// What a large question says of itself: zenoh does not tell whoever answers how it travelled.
+const LARGE: &str = "large";
 
 /// Answers questions, until it is dropped.
 pub struct Answering {
@@ -55,7 +91,7 @@ impl Bus {
         F: Fn(Vec<u8>) -> BoxFuture<'static, Vec<Vec<u8>>> + Send + Sync + 'static,
     {
         let runtime = tokio::runtime::Handle::current();
-        let aside = self.inner.runtime.clone();
+        let aside = self.inner.aside.clone();
         let answer = Arc::new(answer);
         let own_key = key.to_owned();
         let asked = move |query: Query| {
@@ -71,13 +107,18 @@ impl Bus {
             let aside = aside.clone();
             runtime.spawn(async move {
                 let pieces = answer(question).await;
-                let replied = aside::run(&aside, move || {
-                    let mut pieces = pieces.into_iter();
-                    pieces.try_for_each(|piece| query.reply(&key, piece).wait())
-                });
-                if let Err(error) = replied.await {
-                    tracing::debug!(%error, "an answer could not be sent");
+                let size = Size::of_question(&query);
+                let query = Arc::new(query);
+                for piece in pieces {
+                    let (query, key) = (Arc::clone(&query), key.clone());
+                    let reply = move || query.reply(key, piece).wait();
+                    if let Err(error) = aside.send(size, reply).await {
+                        tracing::debug!(%error, "an answer could not be sent");
+                        break;
+                    }
                 }
+                // Its end is said when it is dropped, which is sending, too.
+                aside.take_back(query);
             });
         };
         let what = What::Queryable(key.to_owned(), Arc::new(asked));
@@ -119,22 +160,22 @@ impl Bus {
         timeout: Duration,
     ) -> Result<mpsc::UnboundedReceiver<Answer>, BusError> {
         let (sender, receiver) = mpsc::unbounded_channel();
-        let (session, own_key) = (self.session(), key.to_owned());
-        let (congestion_control, priority) = match size {
-            Size::Small => (CongestionControl::Drop, Priority::Data),
-            Size::Large => (CongestionControl::Block, Priority::DataLow),
+        let session = self.session();
+        let selector = match size {
+            Size::Small => key.to_owned(),
+            Size::Large => format!("{key}?{LARGE}"),
         };
         let ask = move || {
             let asked = Instant::now();
             session
-                .get(own_key)
+                .get(selector)
                 .payload(question)
                 .target(QueryTarget::All)
                 .consolidation(ConsolidationMode::None)
                 .timeout(timeout)
                 // Answers travel with the question's own settings.
-                .congestion_control(congestion_control)
-                .priority(priority)
+                .congestion_control(size.congestion_control())
+                .priority(size.priority())
                 // zenoh drops the callback, and with it the sender, when all have answered or time
                 // is up.
                 .callback(move |reply| {
@@ -152,9 +193,8 @@ impl Bus {
                 })
                 .wait()
         };
-        aside::run(&self.inner.runtime, ask)
-            .await
-            .map_err(operation("ask on", key))?;
+        let sent = self.inner.aside.send(size, ask);
+        sent.await.map_err(operation("ask on", key))?;
         Ok(receiver)
     }
 }

@@ -13,16 +13,16 @@ use zenoh::Config;
 const LEASE_MS: u64 = 1000;
 
 /// How long a neighbour's link may take nothing of what is large (see [`super::Size`]), in
-/// milliseconds, before it is given up and made anew. While a sender waits the link cannot be closed
-/// either (`common/pipeline.rs` of zenoh-transport 1.10), and so it is not seen that the neighbour is
-/// gone: zenoh's own 5 s would hide that five times as long as a silent link counts as alive. A piece
-/// is a batch of 64 KiB at most, so that a link of 1 Mbit/s is quick enough.
-const STUCK_MS: u64 = 500;
+/// milliseconds, before it is given up and made anew. Meanwhile it may be that nobody is sent anything
+/// (see `aside.rs`), so it is less than [`LEASE_MS`] by two signs of life, of which there are four in
+/// that time. What is small goes first: a link on which 0.5 MiB of it may wait needs 9 Mbit/s. In tests
+/// it is long enough to tell who waits from who does not.
+const STUCK_MS: u64 = if cfg!(test) { 3000 } else { 500 };
 
-/// How many batches of 64 KiB wait at most for a link in each class: what is small is dropped beyond
-/// it, and what is large waits. With zenoh's 2, a cable that was out for a second held senders up.
-/// They are allocated when they are needed.
-const BATCHES: u64 = 16;
+/// How many batches of 64 KiB wait at most for a link, of what is small and of what is large. With
+/// zenoh's 2, a cable that was out for a moment held senders up. They are allocated when they are
+/// needed.
+const WAITING: [u64; 2] = [8, 4];
 
 /// How long a stranger may take to show a certificate, in milliseconds: members take a few.
 const HANDSHAKE_MS: u64 = 2000;
@@ -159,8 +159,9 @@ pub(super) fn zenoh(
         "transport/link/tx/queue/congestion_control/block/wait_before_close",
         (STUCK_MS * 1000).into(),
     )?;
-    set("transport/link/tx/queue/size/data", BATCHES.into())?;
-    set("transport/link/tx/queue/size/data_low", BATCHES.into())?;
+    let [small, large] = WAITING;
+    set("transport/link/tx/queue/size/data", small.into())?;
+    set("transport/link/tx/queue/size/data_low", large.into())?;
     // Whatever is said, nothing is spoken but TLS.
     set("transport/link/protocols", json!(["tls"]))?;
     set(

@@ -396,7 +396,7 @@ async fn a_node_without_a_certificate_gets_nowhere() {
             declared: Mutex::default(),
             renewing: tokio::sync::Mutex::default(),
             left: AtomicBool::new(false),
-            runtime: tokio::runtime::Handle::current(),
+            aside: Aside::here(),
         }),
     };
     let tried = members.tried_by(&intruder).await;
