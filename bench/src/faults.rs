@@ -71,11 +71,14 @@ pub fn program() -> anyhow::Result<PathBuf> {
 pub async fn run(options: &Options, program: &Path) -> anyhow::Result<Vec<Figure>> {
     let listed = Command::new(program).arg("list").output().await?;
     let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
-    let names: Vec<&str> = match options.quick {
+    let all = names(&listed);
+    for known in HANG_OR_CUT_OFF.iter().chain(&QUICK) {
+        ensure!(all.contains(known), "iceflix-faults lists no {known}");
+    }
+    let names = match options.quick {
         true => QUICK.to_vec(),
-        false => names(&listed),
+        false => all,
     };
-    ensure!(!names.is_empty(), "iceflix-faults lists no faults");
     let dir = tempfile::tempdir()?;
     let (results, words) = (dir.path().join("faults.json"), dir.path().join("words"));
     let mut command = Command::new(program);
