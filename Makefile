@@ -32,8 +32,8 @@ run-cluster stop-cluster: export ICEFLIX_MAKE_JOIN := $(value JOIN)
 export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 
 # Most tests wait for something most of the time: with two at a time for each processor all of them
-# take a quarter less (measured on two).
-# On large machines eight do, where a container may have fewer processors than it sees.
+# take a quarter less (measured on two). Eight at most: a container may have fewer processors than it
+# sees.
 ifndef RUST_TEST_THREADS
 export RUST_TEST_THREADS := $(shell n=$$(nproc); echo $$((n < 4 ? 2 * n : 8)))
 endif

@@ -14,8 +14,10 @@ mod moving;
 mod questions;
 mod seen;
 mod settings;
+mod size;
 
-pub use questions::{Answer, Answering, Size};
+pub use questions::{Answer, Answering};
+pub use size::{BATCH, Size};
 
 use crate::trust::Credential;
 use aside::Aside;
@@ -36,10 +38,6 @@ use zenoh::{
 /// How many unread messages a subscription holds before it drops: a gap is noticed by its
 /// numbers and mended with a snapshot.
 const BACKLOG: usize = 16_384;
-
-/// What travels in one piece, in bytes: a batch of zenoh's is 64 KiB, with what is around it. Only a
-/// link that takes none of those for a while is given up.
-pub const BATCH: usize = 48 << 10;
 
 /// The largest question or message taken from the bus, in bytes: whoever of ours has more to say says
 /// it in pieces.

@@ -1,7 +1,7 @@
 //! Questions to many, and their answers.
 
 use super::{
-    BATCH, Bus, BusError, MAX_MESSAGE, Message,
+    Bus, BusError, MAX_MESSAGE, Message, Size,
     declared::{Declared, What},
     operation,
 };
@@ -13,7 +13,6 @@ use std::{
 use tokio::sync::mpsc;
 use zenoh::{
     Wait,
-    qos::{CongestionControl, Priority},
     query::{ConsolidationMode, Query, QueryTarget},
 };
 
@@ -27,53 +26,6 @@ pub struct Answer {
     /// How long after it was asked for.
     pub after: Duration,
 }
-
-/// How a question travels, and with it its answers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Size {
-    /// A [batch](super::BATCH) at most. It waits for nobody: where a neighbour's link is full it is
-    /// dropped.
-    Small,
-    /// As much as need be, in pieces, behind all that is small: whoever sends waits for the link, and
-    /// whoever else of this process has something large to send waits, too. A link that takes none
-    /// for half a second is given up.
-    Large,
-}
-
-impl Size {
-    /// That of so many bytes.
-    pub fn of(bytes: usize) -> Self {
-        match bytes > BATCH {
-            true => Size::Large,
-            false => Size::Small,
-        }
-    }
-
-    pub(super) fn congestion_control(self) -> CongestionControl {
-        match self {
-            Size::Small => CongestionControl::Drop,
-            Size::Large => CongestionControl::Block,
-        }
-    }
-
-    pub(super) fn priority(self) -> Priority {
-        match self {
-            Size::Small => Priority::Data,
-            Size::Large => Priority::DataLow,
-        }
-    }
-
-    /// What a question travels with; its answers do so, too.
-    fn of_question(query: &Query) -> Self {
-        match query.parameters().as_str() == LARGE {
-            true => Size::Large,
-            false => Size::Small,
-        }
-    }
-}
-
-/// What a large question says of itself: zenoh does not tell whoever answers how it travelled.
-const LARGE: &str = "large";
 
 /// Answers questions, until it is dropped.
 pub struct Answering {
@@ -118,7 +70,13 @@ impl Bus {
                     }
                 }
                 // Its end is said when it is dropped, which is sending, too.
-                aside.take_back(query);
+                let end = move || {
+                    drop(query);
+                    Ok(())
+                };
+                if let Err(error) = aside.send(size, end).await {
+                    tracing::debug!(%error, "the end of an answer could not be sent");
+                }
             });
         };
         let what = What::Queryable(key.to_owned(), Arc::new(asked));
@@ -161,10 +119,7 @@ impl Bus {
     ) -> Result<mpsc::UnboundedReceiver<Answer>, BusError> {
         let (sender, receiver) = mpsc::unbounded_channel();
         let session = self.session();
-        let selector = match size {
-            Size::Small => key.to_owned(),
-            Size::Large => format!("{key}?{LARGE}"),
-        };
+        let selector = size.asks(key);
         let ask = move || {
             let asked = Instant::now();
             session

@@ -130,7 +130,8 @@ mod tests {
             .collect();
         let encoded = split(1, 2, entries.clone());
         assert!(encoded.len() > 4, "{} pieces", encoded.len());
-        assert!(encoded.iter().all(|piece| piece.len() < 2 * PIECE));
+        // A batch of zenoh's holds each, and what is around it.
+        assert!(encoded.iter().all(|piece| piece.len() < (64 << 10)));
         let all = pieces(&encoded);
         assert_eq!(assemble(all.clone()).unwrap().entries, entries);
         let twice: Vec<Piece> = all.iter().chain(&all).cloned().collect();

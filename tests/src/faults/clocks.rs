@@ -54,8 +54,9 @@ fn set(world: &World, seconds: i32) -> std::io::Result<()> {
 /// written meanwhile must not stand in the way of later writes.
 pub async fn wrong(round: &mut Round<'_>, seconds: i32) -> anyhow::Result<()> {
     let gone = round.world.at_machine(ODD)?;
+    let begun = Instant::now();
     set(round.world, seconds)?;
-    round.made(&gone, &[ODD]);
+    round.made(begun, &gone, &[ODD]);
     tokio::join!(round.noticed(WRONG), tokio::time::sleep(WRONG));
     let left: Vec<_> = round
         .world

@@ -65,8 +65,9 @@ pub async fn read_only(round: &mut Round<'_>) -> anyhow::Result<()> {
     let keeper = supervisor(round.world.machine(ODD))?;
     let victim = round.world.instance(ODD, Kind::Catalog)?;
     signal(keeper, SIGSTOP)?;
+    let begun = Instant::now();
     signal(victim.pid, SIGKILL)?;
-    round.made(std::slice::from_ref(&victim), &[]);
+    round.made(begun, std::slice::from_ref(&victim), &[]);
     let remounted = read_only_soon(&dir).await;
     signal(keeper, SIGCONT)?;
     remounted?;
@@ -151,8 +152,9 @@ async fn damage(
     let databases = super::rows::databases(&machine.state(), kind);
     let database = databases.first().context("it has no database")?;
     signal(keeper, SIGSTOP)?;
+    let begun = Instant::now();
     signal(victim.pid, SIGKILL)?;
-    round.made(std::slice::from_ref(&victim), &[]);
+    round.made(begun, std::slice::from_ref(&victim), &[]);
     let damaged = ended(victim.pid).await.and_then(|()| how(database));
     round.noticed(PATIENCE).await;
     signal(keeper, SIGCONT)?;
@@ -197,8 +199,9 @@ fn delay(world: &World) -> PathBuf {
 /// Every fsync of a machine's services takes long.
 pub async fn slow(round: &mut Round<'_>) -> anyhow::Result<()> {
     let delay = delay(round.world);
+    let begun = Instant::now();
     std::fs::write(&delay, FSYNC_MS)?;
-    round.made(&[], &[]);
+    round.made(begun, &[], &[]);
     tokio::time::sleep(SLOW).await;
     std::fs::write(&delay, "0")?;
     round.over();

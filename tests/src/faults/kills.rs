@@ -7,7 +7,7 @@ use super::{
 };
 use iceflix_core::api::Kind;
 use nix::sys::signal::Signal::{SIGCONT, SIGKILL, SIGSTOP};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long it is waited until a killed process is missed.
 const NOTICED: Duration = Duration::from_secs(3);
@@ -27,9 +27,10 @@ const WHOLE: u32 = 1;
 /// kill -9 of one service, which its machine's supervisor starts again.
 pub async fn service(round: &mut Round<'_>, kind: Kind) -> anyhow::Result<()> {
     let victim = round.world.instance(ONE, kind)?;
+    let begun = Instant::now();
     signal(victim.pid, SIGKILL)?;
     let elsewhere = if kind == Kind::Main { &[ONE][..] } else { &[] };
-    round.made(&[victim], elsewhere);
+    round.made(begun, &[victim], elsewhere);
     round.noticed(NOTICED).await;
     round.over();
     Ok(())
@@ -54,8 +55,9 @@ async fn kill_both(round: &mut Round<'_>, kind: Kind, keepers: [u32; 2]) -> anyh
     for (machine, keeper) in [ODD, ONE].into_iter().zip(keepers) {
         let victim = round.world.instance(machine, kind)?;
         signal(keeper, SIGSTOP)?;
+        let begun = Instant::now();
         signal(victim.pid, SIGKILL)?;
-        round.made(&[victim], &[]);
+        round.made(begun, &[victim], &[]);
         round.noticed(NOTICED).await;
         tokio::time::sleep(ALONE).await;
     }
@@ -65,11 +67,12 @@ async fn kill_both(round: &mut Round<'_>, kind: Kind, keepers: [u32; 2]) -> anyh
 /// kill -9 of everything on a machine, which is started again.
 pub async fn machine(round: &mut Round<'_>) -> anyhow::Result<()> {
     let victims = round.world.at_machine(WHOLE)?;
+    let begun = Instant::now();
     signal(supervisor(round.world.machine(WHOLE))?, SIGKILL)?;
     for victim in &victims {
         signal(victim.pid, SIGKILL)?;
     }
-    round.made(&victims, &[WHOLE]);
+    round.made(begun, &victims, &[WHOLE]);
     round.noticed(NOTICED).await;
     tokio::time::sleep(DEAD).await;
     round.over();

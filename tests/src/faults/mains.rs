@@ -23,15 +23,15 @@ const SOON: Duration = Duration::from_millis(50);
 pub async fn stands_still(round: &mut Round<'_>, time: Duration) -> anyhow::Result<()> {
     let main = round.world.instance(WHERE, Kind::Main)?;
     let dead = round.world.instance(ELSEWHERE, Kind::Catalog)?;
-    signal(main.pid, SIGSTOP)?;
     let stopped = Instant::now();
+    signal(main.pid, SIGSTOP)?;
     // It counts as gone when nothing was heard of it for a second.
     let gone = (time > SHORT).then(|| main.clone());
-    round.made(gone.as_slice(), &[WHERE]);
+    round.made(stopped, gone.as_slice(), &[WHERE]);
     tokio::time::sleep(SOON).await;
-    let killed = signal(dead.pid, SIGKILL);
     let died = Instant::now();
-    round.made(std::slice::from_ref(&dead), &[WHERE]);
+    let killed = signal(dead.pid, SIGKILL);
+    round.made(died, std::slice::from_ref(&dead), &[WHERE]);
     let wakes = async {
         tokio::time::sleep(time.saturating_sub(stopped.elapsed())).await;
         (signal(main.pid, SIGCONT), Instant::now())

@@ -14,7 +14,12 @@ use iceflix_core::api::{
     auth::{AuthError, AuthenticatorClient, Role},
 };
 use iceflix_core::trust::{SessionKey, password::prehash};
-use std::{collections::BTreeSet, io::Write as _, process::Stdio, time::Duration};
+use std::{
+    collections::BTreeSet,
+    io::Write as _,
+    process::Stdio,
+    time::{Duration, Instant},
+};
 
 /// How long a machine is away.
 const AWAY: Duration = Duration::from_secs(8);
@@ -28,8 +33,9 @@ const SETTLED: Duration = Duration::from_secs(3);
 /// A machine's cable out, and in again.
 pub async fn cable(round: &mut Round<'_>) -> anyhow::Result<()> {
     let gone = round.world.at_machine(ODD)?;
+    let begun = Instant::now();
     round.world.lan.cable(ODD, false);
-    round.made(&gone, &[ODD]);
+    round.made(begun, &gone, &[ODD]);
     away(round).await;
     round.world.lan.cable(ODD, true);
     round.over();
@@ -54,6 +60,7 @@ pub async fn flapping(round: &mut Round<'_>) -> anyhow::Result<()> {
 /// What a machine sends to these others is lost, silently.
 pub async fn silence(round: &mut Round<'_>, to: &[u32]) -> anyhow::Result<()> {
     let gone = round.world.at_machine(ODD)?;
+    let begun = Instant::now();
     for to in to {
         round.world.lan.silence(ODD, *to, true);
     }
@@ -63,11 +70,11 @@ pub async fn silence(round: &mut Round<'_>, to: &[u32]) -> anyhow::Result<()> {
     match to {
         [other] => {
             // Between these two nothing is sure; who hears both has nobody to miss.
-            round.made(&[], &[ODD, *other]);
+            round.made(begun, &[], &[ODD, *other]);
             tokio::time::sleep(AWAY).await;
         }
         _ => {
-            round.made(&gone, &hearing);
+            round.made(begun, &gone, &hearing);
             away(round).await;
         }
     }
@@ -86,8 +93,9 @@ async fn away(round: &mut Round<'_>) {
 pub async fn split(round: &mut Round<'_>) -> anyhow::Result<()> {
     let people = Sides::prepare(round).await?;
     let gone = round.world.at_machine(ODD)?;
+    let begun = Instant::now();
     round.world.lan.port(ODD, false);
-    round.made(&gone, &[ODD]);
+    round.made(begun, &gone, &[ODD]);
     let changed = match round.noticed(NOTICED).await {
         true => people.change(round).await,
         false => Err(anyhow::anyhow!("it was not missed")),

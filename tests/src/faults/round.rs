@@ -59,6 +59,7 @@ pub struct Round<'w> {
 
 /// Something that makes instances vanish.
 struct Made {
+    /// Shortly before it was done.
     at: Instant,
     /// Which.
     gone: Vec<Life>,
@@ -71,21 +72,22 @@ struct Made {
 }
 
 impl Round<'_> {
-    /// Right after the fault was made: these instances should be missed now by all Mains but those
-    /// at these machines, and no others.
-    pub fn made(&mut self, gone: &[Instance], machines: &[u32]) {
-        self.makes(gone, machines, true);
+    /// The fault was made: these instances should be missed now by all Mains but those at these
+    /// machines, and no others. `since` is before it was made: a Main may say so before who made it
+    /// comes to write it down.
+    pub fn made(&mut self, since: Instant, gone: &[Instance], machines: &[u32]) {
+        self.makes(since, gone, machines, true);
     }
 
-    /// The same where it is all right as well when they are not missed.
+    /// A fault is about to be made: these instances may be missed or not, and no others.
     pub fn may_miss(&mut self, gone: &[Instance], machines: &[u32]) {
-        self.makes(gone, machines, false);
+        self.makes(Instant::now(), gone, machines, false);
     }
 
-    fn makes(&mut self, gone: &[Instance], machines: &[u32], surely: bool) {
+    fn makes(&mut self, since: Instant, gone: &[Instance], machines: &[u32], surely: bool) {
         let lives = gone.iter().map(|it| (it.instance.clone(), it.pid));
         self.made.push(Made {
-            at: Instant::now(),
+            at: since,
             gone: lives.collect(),
             surely,
             but: machines.to_vec(),

@@ -39,15 +39,15 @@ pub async fn service(round: &mut Round<'_>, kind: Kind, time: Duration) -> anyho
         zombie.accepts().await,
         "the token is not good to begin with"
     );
-    signal(victim.pid, SIGSTOP)?;
     let stopped = Instant::now();
+    signal(victim.pid, SIGSTOP)?;
     // It counts as gone when nothing was heard of it for a second.
     let gone = if time > SHORT {
         vec![victim.clone()]
     } else {
         Vec::new()
     };
-    round.made(&gone, &[]);
+    round.made(stopped, &gone, &[]);
     let wakes = async {
         tokio::time::sleep(time.saturating_sub(stopped.elapsed())).await;
         (signal(victim.pid, SIGCONT), Instant::now())

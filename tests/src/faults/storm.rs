@@ -7,6 +7,7 @@ use super::{
     round::{HEALING, Round},
     world::MACHINES,
 };
+use anyhow::Context as _;
 use iceflix_core::api::{Instance, Kind};
 use nix::sys::signal::Signal::SIGKILL;
 use rand::{Rng as _, seq::IndexedRandom as _};
@@ -27,14 +28,19 @@ const CALM: Duration = Duration::from_secs(10);
 /// How long a process has to be under load until it holds what one like it holds.
 const WARM: Duration = Duration::from_secs(60);
 
-/// Kills instances at random for so long.
+/// Kills instances at random for so long, the node of a film first: a film has to go on elsewhere at
+/// least once, which chance alone would not see to in a short storm.
 pub async fn storm(round: &mut Round<'_>, time: Duration) -> anyhow::Result<()> {
     let before = Processes::now(round.world)?;
     let mut killed: BTreeMap<Kind, usize> = BTreeMap::new();
     let end = Instant::now() + time;
+    let mut next = Some(node_of_a_film(round)?);
     while Instant::now() < end {
-        let view = round.world.admin.directory().borrow().instances.clone();
-        if let Some(victim) = choose(&view) {
+        let victim = next.take().or_else(|| {
+            let view = round.world.admin.directory().borrow().clone();
+            choose(&view.instances)
+        });
+        if let Some(victim) = victim {
             // It may have ended by itself, or be listed still.
             if signal(victim.pid, SIGKILL).is_ok() {
                 *killed.entry(victim.kind).or_default() += 1;
@@ -88,6 +94,17 @@ pub async fn beside_new(
         round.fail(what);
     }
     Ok(())
+}
+
+/// The streaming node where the first film begins.
+fn node_of_a_film(round: &Round<'_>) -> anyhow::Result<Instance> {
+    let machines: Vec<u32> = (1..=MACHINES).collect();
+    let showings = round.world.showings(&machines)?;
+    let film = showings.first().context("no film plays")?;
+    let view = round.world.admin.directory().borrow().clone();
+    let mut nodes = view.instances.iter();
+    let node = nodes.find(|it| it.kind == Kind::Streaming && it.endpoint.ip() == film.at);
+    Ok(node.context("the film's node is not listed")?.clone())
 }
 
 /// One of a kind of which enough are left.

@@ -116,3 +116,42 @@ async fn follow(client: Client, main: SocketAddr, seen: Arc<Mutex<Vec<Sight>>>) 
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_counts_from_the_fault_to_the_last_main_that_misses_it_and_not_to_what_it_says_later() {
+        let begun = Instant::now();
+        let ms = Duration::from_millis;
+        let mains: [SocketAddr; 2] = [([10, 0, 0, 1], 1).into(), ([10, 0, 0, 2], 1).into()];
+        let life = |pid| ("catalog-1".parse::<InstanceId>().unwrap(), pid);
+        let sight = |at, main: usize, pids: &[u32]| Sight {
+            at: begun + ms(at),
+            main: mains[main],
+            live: pids.iter().map(|pid| life(*pid)).collect(),
+        };
+        let watch = Watch {
+            seen: Arc::new(Mutex::new(vec![
+                sight(0, 0, &[7]),
+                sight(0, 1, &[7]),
+                // One says so in the moment in which it is done.
+                sight(50, 0, &[]),
+                sight(62, 1, &[]),
+                sight(4850, 0, &[8]),
+            ])),
+            _tasks: Vec::new(),
+        };
+        let gone = |since| watch.gone(begun + ms(since), &[life(7)], &mains);
+        assert_eq!(gone(50), Some(ms(12)));
+        let missed = watch.missed(begun..begun + ms(40), &[life(7)], &mains);
+        assert!(missed.is_empty(), "{missed:?}");
+        assert_eq!(watch.gone(begun, &[life(8)], &mains[1..]), Some(ms(0)));
+        assert_eq!(
+            watch.gone(begun + ms(70), &[life(7)], &mains),
+            None,
+            "one says nothing more"
+        );
+    }
+}
