@@ -14,7 +14,7 @@ use iceflix_core::{
         catalog::{CatalogClient, Query},
         main::DirectoryView,
     },
-    bus::{Bus, BusConfig},
+    bus::{Bus, BusConfig, LINK_PATIENCE},
     membership::Membership,
     rpc::{Caller, Cluster, Security},
     topics::Topics,
@@ -100,6 +100,7 @@ impl Scene {
                 connect: buses.iter().flat_map(Bus::listens_at).collect(),
                 scouting: false,
                 interface: "auto".to_owned(),
+                link_patience: LINK_PATIENCE,
             })
             .await?;
             memberships.push(Membership::follow(&bus, &topics).await?);

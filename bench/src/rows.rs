@@ -13,7 +13,7 @@ use anyhow::{Context as _, ensure};
 use futures::future::try_join_all;
 use iceflix_core::{
     api::{InstanceId, Kind},
-    bus::{AliveToken, Bus, BusConfig},
+    bus::{AliveToken, Bus, BusConfig, LINK_PATIENCE},
     replica::{Replica, RowChange},
     topics::Topics,
     trust::{Authority, authority::CERTIFICATE_LIFETIME},
@@ -65,6 +65,7 @@ impl Place<'_> {
             connect: others.iter().flat_map(|it| it.bus.listens_at()).collect(),
             scouting: false,
             interface: "auto".to_owned(),
+            link_patience: LINK_PATIENCE,
         })
         .await?;
         let database = self.dir.join(format!("{name}.sqlite"));

@@ -12,7 +12,7 @@ use iceflix_core::{
         catalog::{CatalogClient, Tile},
         streaming::{Stream, StreamingClient},
     },
-    bus::{Bus, BusConfig},
+    bus::{Bus, BusConfig, LINK_PATIENCE},
     membership::Membership,
     rpc::{Caller, Cluster, Effort, Security},
     topics::Topics,
@@ -88,6 +88,7 @@ impl World {
             connect: Vec::new(),
             scouting: false,
             interface: "auto".to_owned(),
+            link_patience: LINK_PATIENCE,
         })
         .await?;
         let topics = Topics::new(&name);

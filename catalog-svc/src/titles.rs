@@ -95,7 +95,7 @@ mod tests {
     use crate::rows::RowKey;
     use iceflix_core::{
         api::Kind,
-        bus::{Bus, BusConfig},
+        bus::{Bus, BusConfig, LINK_PATIENCE},
         replica::{Replica, Row, Rows, Sqlite, Store as OnDisk, StoreError},
         topics::Topics,
         trust::{Authority, authority::CERTIFICATE_LIFETIME},
@@ -158,6 +158,7 @@ mod tests {
             connect: vec![],
             scouting: false,
             interface: "auto".into(),
+            link_patience: LINK_PATIENCE,
         };
         let bus = Bus::open(&config).await.unwrap();
         let (file, full) = (dir.join("rows.sqlite"), Arc::clone(full));

@@ -24,9 +24,12 @@ use aside::Aside;
 use declared::{Declared, Seen, What};
 use seen::SeenBy;
 use settings::Place;
-use std::sync::{
-    Arc, Mutex, PoisonError, RwLock, Weak,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError, RwLock, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 use tokio::sync::mpsc;
 use zenoh::{
@@ -38,6 +41,12 @@ use zenoh::{
 /// How many unread messages a subscription holds before it drops: a gap is noticed by its
 /// numbers and mended with a snapshot.
 const BACKLOG: usize = 16_384;
+
+/// How long a neighbour's link may take nothing of what is large. Meanwhile it may be that nobody is
+/// sent anything (see `bus/aside.rs`), so it is less than the lease of a second by two signs of life, of
+/// which there are four in that time. What is small goes first: a link on which 0.5 MiB of it may wait
+/// needs 9 Mbit/s.
+pub const LINK_PATIENCE: Duration = Duration::from_millis(500);
 
 /// The largest question or message taken from the bus, in bytes: whoever of ours has more to say says
 /// it in pieces.
@@ -91,6 +100,9 @@ pub struct BusConfig {
     pub scouting: bool,
     /// The network interface for multicast, or `auto`.
     pub interface: String,
+    /// How long a neighbour's link may take nothing of what is [large](Size::Large) before it is given
+    /// up and made anew; usually [`LINK_PATIENCE`].
+    pub link_patience: Duration,
 }
 
 /// How many ports are tried where any will do.

@@ -493,12 +493,13 @@ impl Inner {
         if newer.is_empty() {
             return true;
         }
-        for (_, row) in &newer {
-            if let Some(stamp) = row.stamp.timestamp()
-                && let Err(error) = self.clock.update_with_timestamp(&stamp)
-            {
-                tracing::warn!(%error, "a peer's clock is ahead of ours");
-            }
+        let mut ahead = None;
+        for stamp in newer.iter().filter_map(|(_, row)| row.stamp.timestamp()) {
+            ahead = self.clock.update_with_timestamp(&stamp).err().or(ahead);
+        }
+        // It has stamped many rows, and is worth one line.
+        if let Some(error) = ahead {
+            tracing::warn!(%error, "a peer's clock is ahead of ours");
         }
         let newer = {
             let mut rows = lock(&self.rows);

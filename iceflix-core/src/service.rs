@@ -12,7 +12,7 @@ use crate::{
     api::{InstanceId, Kind},
     audit::{self, Audit},
     awake::Awake,
-    bus::{Bus, BusConfig, BusError},
+    bus::{Bus, BusConfig, BusError, LINK_PATIENCE},
     clock,
     config::{Common, ServiceConfig},
     feed::Ears,
@@ -250,6 +250,7 @@ impl Node {
                 "auto" if config.stays_on_this_machine() => "lo".to_owned(),
                 interface => interface.to_owned(),
             },
+            link_patience: LINK_PATIENCE,
         })
         .await?;
         let topics = Topics::new(cluster);

@@ -2,7 +2,7 @@
 
 use iceflix_core::{
     api::{InstanceId, Kind},
-    bus::{Bus, BusConfig},
+    bus::{Bus, BusConfig, LINK_PATIENCE},
     config::Common,
     rpc::Security,
     trust::{Authority, Credential, authority::CERTIFICATE_LIFETIME},
@@ -59,6 +59,7 @@ pub async fn on_the_bus(cluster: &str, kind: Kind, listen: &str, connect: &[Stri
         connect: connect.to_vec(),
         scouting: false,
         interface: "auto".to_owned(),
+        link_patience: LINK_PATIENCE,
     };
     Bus::open(&config).await.unwrap()
 }

@@ -10,7 +10,7 @@ use iceflix_core::{
         Kind, SessionId,
         auth::{AuthenticatorClient, Login},
     },
-    bus::{AliveToken, Answering, Bus, BusConfig},
+    bus::{AliveToken, Answering, Bus, BusConfig, LINK_PATIENCE},
     config::Common,
     membership::Membership,
     rpc::{AttemptError, CallError, Caller, Security},
@@ -63,6 +63,7 @@ impl World {
             connect: Vec::new(),
             scouting: false,
             interface: "auto".into(),
+            link_patience: LINK_PATIENCE,
         };
         let bus = Bus::open(&config).await.unwrap();
         let seen = Membership::follow(&bus, &Topics::new(CLUSTER)).await;

@@ -5,7 +5,7 @@
 
 use iceflix_core::{
     api::Kind,
-    bus::{Bus, BusConfig},
+    bus::{Bus, BusConfig, LINK_PATIENCE},
     config::Common,
     service::Server,
 };
@@ -52,6 +52,7 @@ async fn nodes_on_one_machine_find_each_other_with_nothing_configured() {
         connect: Vec::new(),
         scouting: true,
         interface: "lo".to_owned(),
+        link_patience: LINK_PATIENCE,
     };
     let beside = Bus::open(&beside).await.unwrap();
     let mut there = beside.watch_alive("iceflix/**").await.unwrap();

@@ -8,7 +8,7 @@
 use iceflix_core::{
     announcement::Announcement,
     api::{Kind, main::MainClient, main::MainError},
-    bus::{Bus, BusConfig},
+    bus::{Bus, BusConfig, LINK_PATIENCE},
     rpc::{CallError, Caller, Cluster, Security},
     service::Server,
     topics::Topics,
@@ -86,6 +86,7 @@ async fn peer(cluster: &str, kind: Kind, main: u16) -> (Bus, Topics) {
         connect: vec![format!("tls/127.0.0.1:{main}")],
         scouting: false,
         interface: "auto".into(),
+        link_patience: LINK_PATIENCE,
     })
     .await
     .unwrap();

@@ -10,7 +10,7 @@ use iceflix_core::{
         Instance, Kind,
         main::{DirectoryVersion, DirectoryView, Main, MainError, MainRequest},
     },
-    bus::{Bus, BusConfig},
+    bus::{Bus, BusConfig, LINK_PATIENCE},
     config::Common,
     membership::Membership,
     rpc::serve,
@@ -85,6 +85,7 @@ impl World {
             connect: Vec::new(),
             scouting: false,
             interface: "auto".into(),
+            link_patience: LINK_PATIENCE,
         };
         let onlooker = Bus::open(&config).await.unwrap();
         let seen = Membership::follow(&onlooker, &Topics::new(CLUSTER)).await;

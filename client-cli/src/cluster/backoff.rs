@@ -14,8 +14,9 @@ impl Backoff {
     pub const FIRST: Duration = Duration::from_millis(200);
     /// The longest wait.
     pub const LONGEST: Duration = Duration::from_secs(30);
-    /// An instance that ran for so long counts as healthy again.
-    pub const HEALTHY: Duration = Duration::from_secs(60);
+    /// An instance that ran for so long counts as healthy again: one that cannot start ends within
+    /// a few seconds, and one that was killed twice in a minute is wanted back at once.
+    pub const HEALTHY: Duration = Duration::from_secs(10);
 
     /// The wait after a death, given for how long the instance had run.
     pub fn after(&mut self, ran: Duration) -> Duration {
@@ -48,12 +49,12 @@ mod tests {
     }
 
     #[test]
-    fn a_minute_of_health_starts_over() {
+    fn ten_seconds_of_health_start_over() {
         let mut backoff = Backoff::default();
         for _ in 0..5 {
-            backoff.after(Duration::from_secs(59));
+            backoff.after(Duration::from_secs(9));
         }
-        assert_eq!(backoff.after(Duration::from_secs(60)), Backoff::FIRST);
+        assert_eq!(backoff.after(Duration::from_secs(10)), Backoff::FIRST);
         assert_eq!(backoff.after(Duration::ZERO), Backoff::FIRST * 2);
     }
 

@@ -31,6 +31,12 @@ impl Aside {
         }
     }
 
+    /// Whether something large is being sent.
+    #[cfg(test)]
+    pub(super) fn sends_large(&self) -> bool {
+        self.turns.available_permits() == 0
+    }
+
     /// Sends something of that size.
     ///
     /// # Errors

@@ -76,15 +76,17 @@ impl Bus {
             .write()
             .unwrap_or_else(PoisonError::into_inner) = after.clone();
         // What was declared in the meantime, on the session before.
+        let mut moved = Ok(());
         for declared in self.inner.all_declared() {
-            declared.also_on(&after.session).await?;
+            moved = moved.and(declared.also_on(&after.session).await);
         }
         meet(&before.session, &after.session).await;
         for declared in self.inner.all_declared() {
             declared.only_on(&after.session).await;
         }
+        // Whatever failed: nobody knows this one any more.
         close(before.session).await;
-        Ok(())
+        moved
     }
 }
 

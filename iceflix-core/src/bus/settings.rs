@@ -12,13 +12,6 @@ use zenoh::Config;
 /// 0.8 s, a pulled cable after 1.0 s, and 32 busy loops on 2 cores raised no false alarm.
 const LEASE_MS: u64 = 1000;
 
-/// How long a neighbour's link may take nothing of what is large (see [`super::Size`]), in
-/// milliseconds, before it is given up and made anew. Meanwhile it may be that nobody is sent anything
-/// (see `aside.rs`), so it is less than [`LEASE_MS`] by two signs of life, of which there are four in
-/// that time. What is small goes first: a link on which 0.5 MiB of it may wait needs 9 Mbit/s. In tests
-/// it is long enough to tell who waits from who does not.
-const STUCK_MS: u64 = if cfg!(test) { 3000 } else { 500 };
-
 /// How many batches of 64 KiB wait at most for a link, of what is small and of what is large. With
 /// zenoh's 2, a cable that was out for a moment held senders up. They are allocated when they are
 /// needed.
@@ -157,7 +150,7 @@ pub(super) fn zenoh(
     set("transport/link/tx/lease", LEASE_MS.into())?;
     set(
         "transport/link/tx/queue/congestion_control/block/wait_before_close",
-        (STUCK_MS * 1000).into(),
+        json!(config.link_patience.as_micros()),
     )?;
     let [small, large] = WAITING;
     set("transport/link/tx/queue/size/data", small.into())?;

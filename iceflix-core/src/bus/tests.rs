@@ -15,6 +15,9 @@ mod stuck;
 
 const CLUSTER: &str = "test";
 
+/// Where a node listens whose port does not matter.
+const ANYWHERE: &str = "tls/127.0.0.1:0";
+
 fn id(name: &str) -> InstanceId {
     name.parse().unwrap()
 }
@@ -30,11 +33,12 @@ fn config(authority: &Authority, kind: Kind, listen: &str, connect: &[String]) -
         connect: connect.to_vec(),
         scouting: false,
         interface: "auto".into(),
+        link_patience: LINK_PATIENCE,
     }
 }
 
 async fn node(authority: &Authority, kind: Kind, connect: &[String]) -> Bus {
-    let config = config(authority, kind, "tls/127.0.0.1:0", connect);
+    let config = config(authority, kind, ANYWHERE, connect);
     Bus::open(&config).await.unwrap()
 }
 
@@ -94,7 +98,7 @@ async fn a_port_in_use_is_named() {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_error_shows_a_private_key() {
     let authority = Authority::create(CLUSTER).unwrap();
-    let mut config = config(&authority, Kind::Main, "tls/127.0.0.1:0", &[]);
+    let mut config = config(&authority, Kind::Main, ANYWHERE, &[]);
     let key = base64::Engine::encode(
         &base64::prelude::BASE64_STANDARD,
         config.credential.key_pem(),
@@ -123,7 +127,7 @@ async fn plain_connections_are_not_spoken() {
     let authority = Authority::create(CLUSTER).unwrap();
     let neighbour = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     neighbour.set_nonblocking(true).unwrap();
-    let mut config = config(&authority, Kind::Main, "tls/127.0.0.1:0", &[]);
+    let mut config = config(&authority, Kind::Main, ANYWHERE, &[]);
     config.connect = vec![format!("tcp/{}", neighbour.local_addr().unwrap())];
     let settings = settings::zenoh(&config, &Place::first(&config).unwrap(), &[]).unwrap();
     match zenoh::open(settings).await {
@@ -140,7 +144,7 @@ async fn who_is_not_renewed_is_heard_no_more() {
     let key = Topics::new(CLUSTER).availability(Kind::Auth, &id("auth-1"));
     let watching = node(&authority, Kind::Main, &[]).await;
     let mut seen = watching.watch_alive(&key).await.unwrap();
-    let mut config = config(&authority, Kind::Auth, "tls/127.0.0.1:0", &place(&watching));
+    let mut config = config(&authority, Kind::Auth, ANYWHERE, &place(&watching));
     config.credential = authority
         .issue(Kind::Auth, &id("auth-1"), Duration::from_secs(3))
         .unwrap();
@@ -363,12 +367,7 @@ async fn a_node_of_another_cluster_gets_nowhere() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_without_a_certificate_gets_nowhere() {
     let members = Members::new().await;
-    let known = config(
-        &members.authority,
-        Kind::Auth,
-        "tls/127.0.0.1:0",
-        &members.places(),
-    );
+    let known = config(&members.authority, Kind::Auth, ANYWHERE, &members.places());
     let place = Place::first(&known).unwrap();
     // It knows the authority, which is public, and trusts whoever it meets.
     let mut settings = settings::zenoh(&known, &place, &[]).unwrap();
@@ -414,7 +413,7 @@ async fn nobody_sees_a_departure_when_a_certificate_is_renewed() {
         let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         format!("tls/{}", free.local_addr().unwrap())
     };
-    for listen in ["tls/127.0.0.1:0", &fixed] {
+    for listen in [ANYWHERE, &fixed] {
         let config = config(&authority, Kind::Auth, listen, &[]);
         let renewing = Bus::open(&config).await.unwrap();
         let first = place(&renewing);

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    bus::BusConfig,
+    bus::{BusConfig, LINK_PATIENCE},
     trust::{Authority, authority::CERTIFICATE_LIFETIME},
 };
 use serde_json::json;
@@ -74,6 +74,7 @@ impl Alone {
             connect: vec![],
             scouting: false,
             interface: "auto".into(),
+            link_patience: LINK_PATIENCE,
         };
         Self {
             dir: tempfile::tempdir().unwrap(),

@@ -2,11 +2,11 @@
 
 use super::{
     processes::{signal, supervisor},
-    round::{HEALING, Round},
+    round::{ASKED, HEALING, Round},
     world::{ODD, World},
 };
 use anyhow::{Context as _, ensure};
-use iceflix_core::api::Kind;
+use iceflix_core::api::{Kind, catalog::CatalogClient};
 use nix::sys::signal::Signal::{SIGCONT, SIGKILL, SIGSTOP};
 use std::{
     fs::{File, OpenOptions},
@@ -22,7 +22,7 @@ const SLOW: Duration = Duration::from_secs(12);
 const READ_ONLY: Duration = Duration::from_secs(10);
 
 /// How long one fsync takes on a slow disk.
-const FSYNC_MS: &str = "700";
+const FSYNC: Duration = Duration::from_millis(700);
 
 /// How long a killed process may take to be gone, or to be missed.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -111,16 +111,31 @@ fn remount(dir: &Path, how: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What a power cut leaves: the end of the last record is missing.
+/// What a power cut leaves: the end of the last record is missing. Behind it the log may hold what
+/// an earlier turn of it left, which SQLite does not look at.
 pub async fn torn(round: &mut Round<'_>, kind: Kind) -> anyhow::Result<()> {
     damage(round, kind, |database| {
         let log = beside(database, "-wal");
-        let length = std::fs::metadata(&log)?.len();
-        ensure!(length > 100, "{} is empty", log.display());
+        let end = end_of_log(&std::fs::read(&log)?);
+        let end = end.with_context(|| format!("{} holds nothing", log.display()))?;
         let file = OpenOptions::new().write(true).open(&log)?;
-        Ok(file.set_len(length - 100)?)
+        Ok(file.set_len(end - 100)?)
     })
     .await
+}
+
+/// Where the last frame ends that counts in a write-ahead log of SQLite: after the log's header come
+/// frames of a header and a page each, which count as long as they have the log's own salts
+/// (<https://www.sqlite.org/fileformat2.html#walformat>). `None` when there is none.
+fn end_of_log(log: &[u8]) -> Option<u64> {
+    const HEADER: usize = 32;
+    const FRAME: usize = 24;
+    let page = u32::from_be_bytes(log.get(8..12)?.try_into().ok()?);
+    let salts = log.get(16..24)?;
+    let frames = log.get(HEADER..)?.chunks_exact(FRAME + page as usize);
+    let counting = frames.take_while(|frame| frame[8..16] == *salts).count();
+    let end = HEADER + counting * (FRAME + page as usize);
+    (counting > 0).then_some(end as u64)
 }
 
 /// The database is gone, with all that belongs to it.
@@ -196,15 +211,37 @@ fn delay(world: &World) -> PathBuf {
     world.machine(ODD).home.join("fsync-ms")
 }
 
+/// Has the catalogue with the odd disk write something.
+async fn writes_at_odd(round: &Round<'_>) -> anyhow::Result<()> {
+    let at = round.world.instance(ODD, Kind::Catalog)?.endpoint;
+    let (_, film) = *round.world.films.first().context("there are no films")?;
+    let admin = &round.world.admin;
+    let written = admin.authorised(|token| {
+        let ask = move |catalog: CatalogClient, context| {
+            let (token, tags) = (token.clone(), vec!["slow".to_owned()]);
+            async move { catalog.add_tags(context, token, film, tags).await }
+        };
+        admin.caller().call_at(at, ASKED, ask)
+    });
+    Ok(written.await?)
+}
+
 /// Every fsync of a machine's services takes long.
 pub async fn slow(round: &mut Round<'_>) -> anyhow::Result<()> {
     let delay = delay(round.world);
     let begun = Instant::now();
-    std::fs::write(&delay, FSYNC_MS)?;
+    std::fs::write(&delay, FSYNC.as_millis().to_string())?;
     round.made(begun, &[], &[]);
-    tokio::time::sleep(SLOW).await;
+    let asked = Instant::now();
+    let written = writes_at_odd(round).await;
+    let took = asked.elapsed();
+    tokio::time::sleep(SLOW.saturating_sub(took)).await;
     std::fs::write(&delay, "0")?;
     round.over();
+    written?;
+    round.check(took >= FSYNC, || {
+        format!("its disk was not slow: a tag was written there in {took:.2?}")
+    });
     round.world.whole(HEALING).await?;
     round.healed_by_now();
     round.tidying();
@@ -224,4 +261,38 @@ fn compile(dir: &Path) -> anyhow::Result<PathBuf> {
     let said = String::from_utf8_lossy(&told.stderr);
     ensure!(told.status.success(), "cc: {said}");
     Ok(library)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rusqlite::Connection;
+
+    #[test]
+    fn the_last_record_is_torn_and_no_other_though_the_log_was_begun_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("database");
+        let copy = dir.path().join("copy");
+        let database = Connection::open(&path).unwrap();
+        let run = |words: &str| database.execute_batch(words).unwrap();
+        run("PRAGMA journal_mode = WAL; PRAGMA wal_autocheckpoint = 0; CREATE TABLE rows (n);");
+        for n in 0..50 {
+            run(&format!("INSERT INTO rows VALUES ({n})"));
+        }
+        // From here on the log is written from its beginning again.
+        run("PRAGMA wal_checkpoint(RESTART); INSERT INTO rows VALUES (50)");
+        run("INSERT INTO rows VALUES (51)");
+        let log = std::fs::read(beside(&path, "-wal")).unwrap();
+        let end = end_of_log(&log).unwrap();
+        assert!(end < log.len() as u64 / 4, "{end} of {}", log.len());
+
+        std::fs::copy(&path, &copy).unwrap();
+        let torn = usize::try_from(end).unwrap() - 100;
+        std::fs::write(beside(&copy, "-wal"), &log[..torn]).unwrap();
+        let copy = Connection::open(&copy).unwrap();
+        let last = copy.query_one("SELECT max(n) FROM rows", [], |row| row.get::<_, u32>(0));
+        assert_eq!(last.unwrap(), 50);
+        assert_eq!(end_of_log(&log[..32]), None);
+        assert_eq!(end_of_log(b""), None);
+    }
 }

@@ -12,7 +12,7 @@ use iceflix_core::{
     trust::{self, Purpose, SessionKey},
 };
 use std::{
-    collections::{BTreeSet, VecDeque},
+    collections::BTreeSet,
     net::SocketAddr,
     time::{Duration, Instant},
 };
@@ -74,7 +74,7 @@ pub async fn lost(round: &mut Round<'_>, written: &[Tag], users: &[String]) -> u
 }
 
 /// How many of these sessions, which had ended, some authenticator takes for good.
-pub async fn revived(round: &mut Round<'_>, ended: &VecDeque<Session>) -> usize {
+pub async fn revived(round: &mut Round<'_>, ended: &[Session]) -> usize {
     let mut revived = BTreeSet::new();
     let instances = round.world.instances.clone();
     let authenticators = instances.iter();

@@ -331,7 +331,7 @@ pub async fn perform(
     let counted = tally.counted().clone();
     let equal = equal_rows(&mut round).await;
     let mut lost = lost(&mut round, &counted.tags, &counted.users).await;
-    lost += revived(&mut round, &counted.ended).await;
+    lost += revived(&mut round, counted.ended.kept()).await;
     if let Some(calm) = &calm
         && let Err(error) = nothing_left(&mut round, calm).await
     {
@@ -363,7 +363,7 @@ pub async fn perform(
         commands: counted.count(),
         errors: counted.errors.len(),
         hidden: counted.hidden.len(),
-        acknowledged: counted.tags.len() + counted.users.len() + counted.ended.len(),
+        acknowledged: counted.tags.len() + counted.users.len() + counted.ended.seen(),
         lost,
         whole,
         equal,

@@ -36,7 +36,7 @@ pub async fn service(round: &mut Round<'_>, kind: Kind, time: Duration) -> anyho
     };
     let zombie = Zombie::new(round, &victim, film).await?;
     anyhow::ensure!(
-        zombie.accepts().await,
+        zombie.judges().await == Some(true),
         "the token is not good to begin with"
     );
     let stopped = Instant::now();
@@ -94,8 +94,8 @@ impl Zombie {
     }
 
     /// Asks it, so long that the answer may come after it went on. Whether it takes the session for
-    /// good. One that does not answer does not, and a Main judges no session.
-    async fn accepts(&self) -> bool {
+    /// good; `None` when it does not answer, and for a Main, which judges no session.
+    async fn judges(&self) -> Option<bool> {
         let (at, token) = (self.instance.endpoint, &self.token);
         let catalog = |stub: CatalogClient, context| {
             let (token, film) = (token.clone(), self.film);
@@ -108,12 +108,10 @@ impl Zombie {
         match self.instance.kind {
             Kind::Catalog => {
                 let asked = self.caller.call_at(at, ZOMBIE, catalog);
-                asked.await.is_ok_and(|answer| answer.is_ok())
+                Some(asked.await.ok()?.is_ok())
             }
             Kind::Auth => {
-                let Some(proof) = renewal(&self.session) else {
-                    return false;
-                };
+                let proof = renewal(&self.session)?;
                 let renew = |stub: AuthenticatorClient, context| {
                     let proof = proof.clone();
                     async move { stub.refresh_authorization(context, proof).await }
@@ -122,8 +120,7 @@ impl Zombie {
                     self.caller.call_at(at, ZOMBIE, whois),
                     self.caller.call_at(at, ZOMBIE, renew)
                 );
-                named.is_ok_and(|answer| answer.is_ok())
-                    || renewed.is_ok_and(|answer| answer.is_ok())
+                Some(named.ok()?.is_ok() | renewed.ok()?.is_ok())
             }
             Kind::Streaming => {
                 let stream = |stub: StreamingClient, context| {
@@ -131,14 +128,15 @@ impl Zombie {
                     async move { stub.get_stream(context, token, film, false).await }
                 };
                 let asked = self.caller.call_at(at, ZOMBIE, stream);
-                asked.await.is_ok_and(|answer| answer.is_ok())
+                Some(asked.await.ok()?.is_ok())
             }
-            Kind::Main => false,
+            Kind::Main => None,
         }
     }
 
     /// Ends the session elsewhere, and asks the one that stands still from then on until a while
-    /// after it went on. How often it took the session for good although it should not.
+    /// after it went on, and until it answers again. How often it took the session for good although
+    /// it should not.
     async fn stale(&self, round: &Round<'_>, time: Duration) -> anyhow::Result<usize> {
         let begun = Instant::now();
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -147,13 +145,23 @@ impl Zombie {
         let excused = if time > SHORT { Duration::ZERO } else { SHORT };
         let ask = async |pause: Duration| {
             tokio::time::sleep(pause).await;
-            let good = self.accepts().await;
-            good && revoked.elapsed() > excused
+            let judged = self.judges().await;
+            judged.filter(|_| revoked.elapsed() > excused)
         };
         // Some wait while it stands still; others come when it goes on.
         let left = (time + AFTER).saturating_sub(begun.elapsed());
         let times = (0..60).map(|n| left * n / 60);
-        let asked = futures::future::join_all(times.map(ask)).await;
-        Ok(asked.into_iter().filter(|stale| *stale).count())
+        let mut judged = futures::future::join_all(times.map(ask)).await;
+        let asked = Instant::now();
+        loop {
+            // Asked when it had gone on for a while.
+            let last = ask(Duration::from_millis(50)).await;
+            judged.push(last);
+            if last.is_some() {
+                break;
+            }
+            anyhow::ensure!(asked.elapsed() < ZOMBIE, "it does not answer any more");
+        }
+        Ok(judged.into_iter().filter(|it| *it == Some(true)).count())
     }
 }

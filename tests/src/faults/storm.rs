@@ -22,6 +22,9 @@ const PAUSE: std::ops::Range<u64> = 300..1700;
 /// How many instances of a kind are left alone at least.
 const LEFT: usize = 2;
 
+/// Of so many instances all but one live on average, at least.
+const MOST: usize = 5;
+
 /// How long what is held for connections that were lost may be held.
 const CALM: Duration = Duration::from_secs(10);
 
@@ -35,9 +38,12 @@ pub async fn storm(round: &mut Round<'_>, time: Duration) -> anyhow::Result<()> 
     let mut killed: BTreeMap<Kind, usize> = BTreeMap::new();
     let end = Instant::now() + time;
     let mut next = Some(node_of_a_film(round)?);
+    let all = round.world.instances.len();
+    let (mut looks, mut alive) = (0, 0);
     while Instant::now() < end {
         let victim = next.take().or_else(|| {
             let view = round.world.admin.directory().borrow().clone();
+            (looks, alive) = (looks + 1, alive + view.instances.len());
             choose(&view.instances)
         });
         if let Some(victim) = victim {
@@ -50,7 +56,14 @@ pub async fn storm(round: &mut Round<'_>, time: Duration) -> anyhow::Result<()> 
         tokio::time::sleep(Duration::from_millis(pause)).await;
     }
     round.over();
-    round.note(format!("killed: {killed:?}"));
+    let alive = alive / looks.max(1);
+    round.note(format!(
+        "killed: {killed:?}; of {all} instances {alive} lived on average"
+    ));
+    // Where most wait to be started, the storm is over.
+    round.check(alive * MOST >= all * (MOST - 1), || {
+        format!("of {all} instances only {alive} lived on average")
+    });
     round.world.whole(HEALING).await?;
     round.healed_by_now();
     tokio::time::sleep(CALM).await;

@@ -3,7 +3,7 @@
 use super::latency::Call;
 use client_cli::session::Session;
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::BTreeMap,
     future::Future,
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -29,14 +29,58 @@ pub struct Counted {
     pub tags: Vec<(String, String)>,
     /// Users that are written, as the authenticator acknowledged.
     pub users: Vec<String>,
-    /// The last sessions that have ended, as an authenticator acknowledged.
-    pub ended: VecDeque<Session>,
+    /// Sessions that have ended, as an authenticator acknowledged: some of the whole time.
+    pub ended: Spread<Session>,
     /// How each film plays.
     pub films: BTreeMap<&'static str, Film>,
 }
 
-/// How many sessions that have ended are kept.
-const ENDED: usize = 20;
+/// How many sessions that have ended are kept at most.
+const ENDED: usize = 100;
+
+/// Some of many, evenly from the first to the last.
+#[derive(Debug, Clone)]
+pub struct Spread<T> {
+    kept: Vec<T>,
+    /// One of so many is kept.
+    each: usize,
+    seen: usize,
+}
+
+impl<T> Default for Spread<T> {
+    fn default() -> Self {
+        Self {
+            kept: Vec::new(),
+            each: 1,
+            seen: 0,
+        }
+    }
+}
+
+impl<T> Spread<T> {
+    /// Another one. Of those kept there are never more than [`ENDED`].
+    pub fn add(&mut self, one: T) {
+        if self.seen.is_multiple_of(self.each) {
+            self.kept.push(one);
+        }
+        self.seen += 1;
+        if self.kept.len() > ENDED {
+            let mut even = [true, false].into_iter().cycle();
+            self.kept.retain(|_| even.next() == Some(true));
+            self.each *= 2;
+        }
+    }
+
+    /// Those kept, in their order.
+    pub fn kept(&self) -> &[T] {
+        &self.kept
+    }
+
+    /// How many there were.
+    pub fn seen(&self) -> usize {
+        self.seen
+    }
+}
 
 /// How far a film may go back when it goes on at another node: 1.5 s it does on purpose, so that
 /// nothing is skipped; it was asked where it was up to 0.5 s before; and the rest is for a busy
@@ -163,10 +207,7 @@ impl Tally {
 impl Counted {
     /// A session has ended.
     pub fn ends(&mut self, session: Session) {
-        if self.ended.len() == ENDED {
-            self.ended.pop_front();
-        }
-        self.ended.push_back(session);
+        self.ended.add(session);
     }
 
     /// How many commands were carried out.
@@ -184,6 +225,25 @@ impl Counted {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_kept_of_many_is_spread_over_all_of_them() {
+        let mut spread = Spread::default();
+        for n in 0..ENDED {
+            spread.add(n);
+        }
+        assert_eq!(spread.kept().len(), ENDED, "all of a few");
+        for n in ENDED..30 * ENDED {
+            spread.add(n);
+        }
+        let kept = spread.kept();
+        assert!((ENDED / 2..=ENDED).contains(&kept.len()), "{}", kept.len());
+        assert_eq!((kept[0], spread.seen()), (0, 30 * ENDED));
+        assert!(
+            kept.windows(2).all(|pair| pair[1] - pair[0] == 32),
+            "{kept:?}"
+        );
+    }
 
     #[tokio::test]
     async fn every_command_is_kept_also_one_that_fails() {

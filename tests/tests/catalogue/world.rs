@@ -10,7 +10,7 @@ use iceflix_core::{
         main::{DirectoryVersion, DirectoryView},
         streaming::{StreamingRequest, StreamingResponse},
     },
-    bus::{Bus, BusConfig},
+    bus::{Bus, BusConfig, LINK_PATIENCE},
     feed::Speaker,
     membership::Membership,
     rpc::{Caller, Listener, Security, serve},
@@ -356,6 +356,7 @@ async fn open(topics: &Topics, credential: Credential, connect: &[String]) -> Bu
         connect: connect.to_vec(),
         scouting: false,
         interface: "auto".to_owned(),
+        link_patience: LINK_PATIENCE,
     };
     Bus::open(&config).await.unwrap()
 }

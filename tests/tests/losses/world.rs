@@ -3,7 +3,7 @@
 use futures::FutureExt;
 use iceflix_core::{
     api::{InstanceId, Kind},
-    bus::{AliveToken, Answering, Bus, BusConfig},
+    bus::{AliveToken, Answering, Bus, BusConfig, LINK_PATIENCE},
     feed::{Change, Changes, split},
     topics::{Entries, FeedTopic, Topics},
     trust::{Authority, authority::CERTIFICATE_LIFETIME},
@@ -70,6 +70,7 @@ pub async fn node(kind: Kind, connect: &[u16]) -> (Bus, u16) {
             .collect(),
         scouting: false,
         interface: "auto".into(),
+        link_patience: LINK_PATIENCE,
     };
     (Bus::open(&config).await.unwrap(), port)
 }

@@ -76,6 +76,9 @@ const ANSWER: usize = 64 << 20;
 /// Within what time that is done which waits for nobody: it takes a millisecond.
 const AT_ONCE: Duration = Duration::from_secs(1);
 
+/// How long the speaker waits for a link: longer than [`AT_ONCE`], to tell who waits from who does not.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// It is done, and did not wait for the stuck link.
 async fn at_once<T>(what: &str, done: impl Future<Output = T>) -> T {
     let done = tokio::time::timeout(AT_ONCE, done).await;
@@ -91,7 +94,11 @@ async fn a_neighbour_that_takes_nothing_holds_nobody_up() {
     let good = node(&authority, Kind::Main, &[]).await;
     let cable = Cable::to(&bad).await;
     let connect = [cable.place.clone(), place(&good)[0].clone()];
-    let speaking = node(&authority, Kind::Auth, &connect).await;
+    let speaking = BusConfig {
+        link_patience: PATIENCE,
+        ..config(&authority, Kind::Auth, ANYWHERE, &connect)
+    };
+    let speaking = Bus::open(&speaking).await.unwrap();
     let mut heard = Vec::new();
     for bus in [&bad, &good] {
         heard.push(bus.subscribe(&key).await.unwrap());
@@ -128,6 +135,17 @@ async fn a_neighbour_that_takes_nothing_holds_nobody_up() {
     };
     cable.stuck.send_replace(true);
     until("it is answered", async || answered.load(Ordering::SeqCst)).await;
+    // The sockets on the way hold some MiB first.
+    let mut waits = 0;
+    until("the answer waits", async || {
+        waits = if speaking.inner.aside.sends_large() {
+            waits + 1
+        } else {
+            0
+        };
+        waits > 30
+    })
+    .await;
 
     // Whoever says, asks or declares something meanwhile need not wait, and the other one hears it:
     // of messages more than may wait for a link.

@@ -4,7 +4,7 @@ use super::{doubts::Doubt, hearing::Seen, *};
 use crate::{
     announcement::{Announcement, Guard},
     api::{InstanceId, Kind, SessionId, auth::Role},
-    bus::{Bus, BusConfig},
+    bus::{Bus, BusConfig, LINK_PATIENCE},
     feed::{Change, Speaker},
     membership::Membership,
     topics::{AuthenticationFact, Entries, Topics},
@@ -193,6 +193,7 @@ async fn open(
         connect: connect.to_vec(),
         scouting: false,
         interface: "auto".into(),
+        link_patience: LINK_PATIENCE,
     };
     Bus::open(&config).await.unwrap()
 }
