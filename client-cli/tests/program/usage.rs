@@ -1,8 +1,5 @@
 //! The program itself, where no cluster is needed: usage, configs, exit codes, streams of output.
 
-// clippy.toml allows this in test functions; here their helpers may as well.
-#![allow(clippy::unwrap_used)]
-
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 

@@ -1,9 +1,6 @@
 //! A small cluster in this process that answers as the contracts say, so that the program's own
 //! behaviour can be seen from outside: what it asks, prints and exits with.
 
-// Each test program uses a part of it.
-#![allow(dead_code)]
-
 pub mod home;
 mod services;
 mod streaming;

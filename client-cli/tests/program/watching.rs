@@ -1,11 +1,6 @@
 //! The program's streams and players, against services that answer as the contracts say.
 
-// clippy.toml allows this in test functions; here their helpers may as well.
-#![allow(clippy::unwrap_used)]
-
-mod fake;
-
-use fake::home::{DEADLINE, Home, interrupt, told};
+use crate::fake::home::{DEADLINE, Home, interrupt, told};
 use iceflix_core::api::streaming::{EndReason, StreamEvent};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;

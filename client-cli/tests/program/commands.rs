@@ -1,12 +1,7 @@
 //! The program against services that answer as the contracts say: results, exit codes, sessions.
 
-// clippy.toml allows this in test functions; here their helpers may as well.
-#![allow(clippy::unwrap_used)]
-
-mod fake;
-
-use fake::home::{Home, told};
-use fake::{Fate, PASSWORD};
+use crate::fake::home::{Home, told};
+use crate::fake::{Fate, PASSWORD};
 use iceflix_core::api::auth::Role;
 use iceflix_core::trust::password::prehash;
 use serde_json::{Value, json};

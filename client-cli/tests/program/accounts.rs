@@ -1,11 +1,6 @@
 //! Sessions, and who may log in as what, as the program does it.
 
-// clippy.toml allows this in test functions; here their helpers may as well.
-#![allow(clippy::unwrap_used)]
-
-mod fake;
-
-use fake::{Fate, PASSWORD, home::Home};
+use crate::fake::{Fate, PASSWORD, home::Home};
 use iceflix_core::api::SessionId;
 use iceflix_core::api::auth::Role;
 use serde_json::{Value, json};

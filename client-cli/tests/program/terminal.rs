@@ -1,12 +1,7 @@
 //! The prompt as a person at a terminal meets it; `script` (util-linux) lends the terminal.
 
-// clippy.toml allows this in test functions; here their helpers may as well.
-#![allow(clippy::unwrap_used)]
-
-mod fake;
-
-use fake::PASSWORD;
-use fake::home::{DEADLINE, Home};
+use crate::fake::PASSWORD;
+use crate::fake::home::{DEADLINE, Home};
 use iceflix_core::api::streaming::{EndReason, StreamEvent};
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
