@@ -13,7 +13,7 @@ pub enum Container {
     Matroska,
 }
 
-/// The codecs that are delivered as they are.
+/// The codecs that are delivered: as they are, but for [`Codec::Flac`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[allow(missing_docs, reason = "they are their own names")]
@@ -21,9 +21,23 @@ pub enum Codec {
     H264,
     H265,
     Vp8,
+    Vp9,
+    /// MPEG-4 part 2: DivX, Xvid.
+    Mpeg4,
     Aac,
+    /// MPEG audio of any layer.
     Mp3,
     Opus,
+    Vorbis,
+    Ac3,
+    /// RTP has no format for it: it is delivered as PCM, which loses nothing.
+    Flac,
+    /// PCM of up to 16 bits.
+    Pcm,
+    /// PCM of more bits: delivered with 24.
+    Pcm24,
+    /// FLAC of more than 16 bits.
+    Flac24,
 }
 
 /// One stream inside the file.

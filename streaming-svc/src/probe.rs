@@ -27,7 +27,7 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 /// The version of what [`inspect`] finds. Raised when it learns something new, so that what was
 /// kept is looked at again (and not hashed again).
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// How the worker is started.
 #[derive(Debug, Clone)]

@@ -22,7 +22,7 @@ pub const FRAMES: usize = 100;
 pub const LONG_SECONDS: f64 = 10.0;
 
 /// To be raised when the recipes change: clips of other recipes are not used.
-const RECIPES: u32 = 1;
+const RECIPES: u32 = 2;
 
 /// What a clip's video is coded with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +31,8 @@ pub enum Video {
     H264,
     H265,
     Vp8,
+    Vp9,
+    Mpeg4,
 }
 
 /// What a clip's audio is coded with.
@@ -40,6 +42,10 @@ pub enum Audio {
     Aac,
     Mp3,
     Opus,
+    Vorbis,
+    Ac3,
+    Flac,
+    Pcm,
 }
 
 impl Video {
@@ -49,6 +55,8 @@ impl Video {
             Video::H264 => "h264",
             Video::H265 => "hevc",
             Video::Vp8 => "vp8",
+            Video::Vp9 => "vp9",
+            Video::Mpeg4 => "mpeg4",
         }
     }
 
@@ -78,18 +86,34 @@ impl Video {
                 "-g",
                 "25",
             ],
+            Video::Vp9 => &[
+                "-c:v",
+                "libvpx-vp9",
+                "-deadline",
+                "realtime",
+                "-cpu-used",
+                "8",
+                "-b:v",
+                "500k",
+                "-g",
+                "25",
+            ],
+            Video::Mpeg4 => &["-c:v", "mpeg4", "-q:v", "4", "-g", "25"],
         }
     }
 }
 
 impl Audio {
     /// What ffprobe calls it when it comes over RTP, which has one format for all layers of MPEG
-    /// audio.
+    /// audio, and none for FLAC.
     pub fn name(self) -> &'static str {
         match self {
             Audio::Aac => "aac",
             Audio::Mp3 => "mp2",
             Audio::Opus => "opus",
+            Audio::Vorbis => "vorbis",
+            Audio::Ac3 => "ac3",
+            Audio::Flac | Audio::Pcm => "pcm_s16be",
         }
     }
 
@@ -98,6 +122,10 @@ impl Audio {
             Audio::Aac => &["-c:a", "aac"],
             Audio::Mp3 => &["-c:a", "libmp3lame"],
             Audio::Opus => &["-c:a", "libopus"],
+            Audio::Vorbis => &["-c:a", "libvorbis"],
+            Audio::Ac3 => &["-c:a", "ac3"],
+            Audio::Flac => &["-c:a", "flac", "-sample_fmt", "s16"],
+            Audio::Pcm => &["-c:a", "pcm_s16le"],
         }
     }
 }
@@ -197,10 +225,20 @@ impl Clip {
             _ => SECONDS,
         };
         if let Some(video) = self.video {
-            inputs.push(essence(video.name(), video.options(), "testsrc2", seconds)?);
+            inputs.push(essence(
+                &format!("{video:?}"),
+                video.options(),
+                "testsrc2",
+                seconds,
+            )?);
         }
         if let Some(audio) = self.audio {
-            inputs.push(essence(audio.name(), audio.options(), "sine", seconds)?);
+            inputs.push(essence(
+                &format!("{audio:?}"),
+                audio.options(),
+                "sine",
+                seconds,
+            )?);
         }
         let mut words: Vec<&str> = match self.make {
             // From within the first second on, which begins with a key frame.
@@ -226,8 +264,8 @@ impl Clip {
 
 /// Every container with every codec it is to be delivered with.
 pub fn every_kind() -> Vec<Clip> {
-    use Audio::{Aac, Mp3, Opus};
-    use Video::{H264, H265, Vp8};
+    use Audio::{Aac, Ac3, Flac, Mp3, Opus, Pcm, Vorbis};
+    use Video::{H264, H265, Mpeg4, Vp8, Vp9};
     let mut clips = Vec::new();
     for container in ["mp4", "mkv", "mov"] {
         for video in [H264, H265] {
@@ -244,6 +282,16 @@ pub fn every_kind() -> Vec<Clip> {
         Clip::new("mkv", Vp8, Aac),
         Clip::new("mkv", Vp8, Mp3),
         Clip::new("webm", Vp8, Opus),
+        Clip::new("webm", Vp8, Vorbis),
+        Clip::new("webm", Vp9, Opus),
+        Clip::new("webm", Vp9, Vorbis),
+        Clip::new("mkv", Mpeg4, Mp3),
+        Clip::new("mp4", Mpeg4, Aac),
+        Clip::new("mkv", H264, Ac3),
+        Clip::new("mp4", H264, Ac3),
+        Clip::new("mkv", H264, Flac),
+        Clip::new("mkv", H264, Pcm),
+        Clip::new("mov", H264, Pcm),
     ]);
     clips
 }

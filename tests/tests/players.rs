@@ -208,13 +208,14 @@ async fn films_made_in_unusual_ways_play() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn gstreamers_player_pauses_goes_on_seeks_and_notices_the_end() {
-    use Audio::{Aac, Mp3, Opus};
-    use Video::{H264, H265, Vp8};
+    use Audio::{Aac, Mp3, Opus, Vorbis};
+    use Video::{H264, H265, Vp8, Vp9};
     let clips = [
         Clip::new("mp4", H264, Aac),
         Clip::new("mkv", H265, Mp3),
         Clip::new("mov", H265, Aac),
         Clip::new("webm", Vp8, Opus),
+        Clip::new("webm", Vp9, Vorbis),
     ]
     .map(|clip| clip.made(Make::Long));
     let cinema = Cinema::open(&clips).await;

@@ -44,16 +44,28 @@ pub(super) const fn demuxer(container: Container) -> &'static str {
     }
 }
 
-/// The parser of a codec, if it wants one, and the package it comes in.
-pub(super) const fn parser(codec: Codec) -> Option<(&'static str, &'static str)> {
+/// What comes between a codec's demultiplexer and its payloader, in this order, and the packages these
+/// elements come in: parsers, and for FLAC, which has no RTP format, what makes PCM of it.
+pub(super) const fn between(codec: Codec) -> &'static [(&'static str, &'static str)] {
     match codec {
-        Codec::H264 => Some(("h264parse", BAD)),
-        Codec::H265 => Some(("h265parse", BAD)),
-        // A container hands VP8 over frame by frame already.
-        Codec::Vp8 => None,
-        Codec::Aac => Some(("aacparse", GOOD)),
-        Codec::Mp3 => Some(("mpegaudioparse", GOOD)),
-        Codec::Opus => Some(("opusparse", BAD)),
+        Codec::H264 => &[("h264parse", BAD)],
+        Codec::H265 => &[("h265parse", BAD)],
+        Codec::Mpeg4 => &[("mpeg4videoparse", BAD)],
+        // A container hands these over frame by frame already.
+        Codec::Vp8 | Codec::Vp9 => &[],
+        // It says how long a frame lasts, without which the payloader waits for 15.
+        Codec::Vorbis => &[("vorbisparse", BASE)],
+        Codec::Aac => &[("aacparse", GOOD)],
+        Codec::Mp3 => &[("mpegaudioparse", GOOD)],
+        Codec::Opus => &[("opusparse", BAD)],
+        Codec::Ac3 => &[("ac3parse", GOOD)],
+        Codec::Flac | Codec::Flac24 => &[
+            ("flacparse", GOOD),
+            ("flacdec", GOOD),
+            ("audioconvert", BASE),
+        ],
+        // RTP wants the other byte order.
+        Codec::Pcm | Codec::Pcm24 => &[("audioconvert", BASE)],
     }
 }
 
@@ -63,20 +75,40 @@ pub(super) const fn payloader(codec: Codec) -> &'static str {
         Codec::H264 => "rtph264pay",
         Codec::H265 => "rtph265pay",
         Codec::Vp8 => "rtpvp8pay",
+        Codec::Vp9 => "rtpvp9pay",
+        Codec::Mpeg4 => "rtpmp4vpay",
         Codec::Aac => "rtpmp4gpay",
         Codec::Mp3 => "rtpmpapay",
         Codec::Opus => "rtpopuspay",
+        Codec::Vorbis => "rtpvorbispay",
+        Codec::Ac3 => "rtpac3pay",
+        Codec::Pcm | Codec::Flac => "rtpL16pay",
+        Codec::Pcm24 | Codec::Flac24 => "rtpL24pay",
     }
 }
+
+/// All codecs.
+const ALL: [Codec; 14] = [
+    Codec::H264,
+    Codec::H265,
+    Codec::Vp8,
+    Codec::Vp9,
+    Codec::Mpeg4,
+    Codec::Aac,
+    Codec::Mp3,
+    Codec::Opus,
+    Codec::Vorbis,
+    Codec::Ac3,
+    Codec::Flac,
+    Codec::Flac24,
+    Codec::Pcm,
+    Codec::Pcm24,
+];
 
 /// Which elements are missing for delivering films of any container and codec. Empty when all are
 /// installed. GStreamer must be initialised.
 pub fn missing_elements() -> Vec<MissingElement> {
-    use Codec::{Aac, H264, H265, Mp3, Opus, Vp8};
-    missing(
-        &[Container::Mp4, Container::Matroska],
-        &[H264, H265, Vp8, Aac, Mp3, Opus],
-    )
+    missing(&[Container::Mp4, Container::Matroska], &ALL)
 }
 
 /// Which elements are missing for this film.
@@ -87,12 +119,12 @@ pub(super) fn missing_for(facts: &Facts) -> Vec<MissingElement> {
 
 fn missing(containers: &[Container], codecs: &[Codec]) -> Vec<MissingElement> {
     let demuxers = containers.iter().map(|&c| (demuxer(c), GOOD));
-    let parsers = codecs.iter().filter_map(|&c| parser(c));
+    let between = codecs.iter().flat_map(|&c| between(c).iter().copied());
     let payloaders = codecs.iter().map(|&c| (payloader(c), GOOD));
     let needed: BTreeSet<(&str, &str)> = ALWAYS
         .into_iter()
         .chain(demuxers)
-        .chain(parsers)
+        .chain(between)
         .chain(payloaders)
         .collect();
     needed

@@ -68,17 +68,39 @@ fn add_branch(
         payloader.set_property("config-interval", -1i32);
         payloader.set_property_from_str("aggregate-mode", "zero-latency");
     }
+    if track.codec == Codec::Vorbis {
+        // Each frame in a packet of its own: what waits for more at the end GStreamer 1.22 forgets.
+        payloader.set_property("max-ptime", 1i64);
+    }
+    if track.codec == Codec::Mpeg4 {
+        // The same: a player's decoder begins with what is in front of a key frame.
+        payloader.set_property("config-interval", -1i32);
+    }
     bin.add(&payloader)?;
     let output = format!("src_{index}");
-    if let Some((parser, _)) = elements::parser(track.codec) {
-        let parser = gst::ElementFactory::make(parser).build()?;
-        bin.add(&parser)?;
-        queue.link_pads(Some(&output), &parser, None)?;
-        parser.link(&payloader)?;
-    } else {
-        queue.link_pads(Some(&output), &payloader, None)?;
+    let mut before = None::<gst::Element>;
+    for (element, _) in elements::between(track.codec) {
+        let element = gst::ElementFactory::make(element).build()?;
+        bin.add(&element)?;
+        link(queue, &output, before.as_ref(), &element)?;
+        before = Some(element);
     }
+    link(queue, &output, before.as_ref(), &payloader)?;
     Ok(input.downgrade())
+}
+
+/// Links an element behind the one before it, or, when it is its branch's first, behind the queue's
+/// output.
+fn link(
+    queue: &gst::Element,
+    output: &str,
+    before: Option<&gst::Element>,
+    element: &gst::Element,
+) -> Result<(), glib::BoolError> {
+    match before {
+        Some(before) => before.link(element),
+        None => queue.link_pads(Some(output), element, None),
+    }
 }
 
 /// A film's payloaders, by the names that gst-rtsp-server looks for.

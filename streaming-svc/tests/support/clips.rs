@@ -104,9 +104,16 @@ fn encoder(codec: Codec) -> &'static str {
         Codec::H264 => "libx264",
         Codec::H265 => "libx265",
         Codec::Vp8 => "libvpx",
+        Codec::Vp9 => "libvpx-vp9",
+        Codec::Mpeg4 => "mpeg4",
         Codec::Aac => "aac",
         Codec::Mp3 => "libmp3lame",
         Codec::Opus => "libopus",
+        Codec::Vorbis => "libvorbis",
+        Codec::Ac3 => "ac3",
+        Codec::Flac | Codec::Flac24 => "flac",
+        Codec::Pcm => "pcm_s16le",
+        Codec::Pcm24 => "pcm_s24le",
     }
 }
 
@@ -116,10 +123,16 @@ pub fn name(codec: Codec) -> &'static str {
         Codec::H264 => "h264",
         Codec::H265 => "hevc",
         Codec::Vp8 => "vp8",
+        Codec::Vp9 => "vp9",
+        Codec::Mpeg4 => "mpeg4",
         Codec::Aac => "aac",
         // RTP has one format for all layers of MPEG audio.
         Codec::Mp3 => "mp2",
         Codec::Opus => "opus",
+        Codec::Vorbis => "vorbis",
+        Codec::Ac3 => "ac3",
+        Codec::Flac | Codec::Pcm => "pcm_s16be",
+        Codec::Flac24 | Codec::Pcm24 => "pcm_s24be",
     }
 }
 
