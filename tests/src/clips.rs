@@ -46,6 +46,8 @@ pub enum Audio {
     Ac3,
     Flac,
     Pcm,
+    Pcm24,
+    Mp2,
 }
 
 impl Video {
@@ -109,11 +111,12 @@ impl Audio {
     pub fn name(self) -> &'static str {
         match self {
             Audio::Aac => "aac",
-            Audio::Mp3 => "mp2",
+            Audio::Mp2 | Audio::Mp3 => "mp2",
             Audio::Opus => "opus",
             Audio::Vorbis => "vorbis",
             Audio::Ac3 => "ac3",
             Audio::Flac | Audio::Pcm => "pcm_s16be",
+            Audio::Pcm24 => "pcm_s24be",
         }
     }
 
@@ -126,6 +129,8 @@ impl Audio {
             Audio::Ac3 => &["-c:a", "ac3"],
             Audio::Flac => &["-c:a", "flac", "-sample_fmt", "s16"],
             Audio::Pcm => &["-c:a", "pcm_s16le"],
+            Audio::Pcm24 => &["-c:a", "pcm_s24le"],
+            Audio::Mp2 => &["-c:a", "mp2"],
         }
     }
 }
@@ -264,7 +269,7 @@ impl Clip {
 
 /// Every container with every codec it is to be delivered with.
 pub fn every_kind() -> Vec<Clip> {
-    use Audio::{Aac, Ac3, Flac, Mp3, Opus, Pcm, Vorbis};
+    use Audio::{Aac, Ac3, Flac, Mp2, Mp3, Opus, Pcm, Pcm24, Vorbis};
     use Video::{H264, H265, Mpeg4, Vp8, Vp9};
     let mut clips = Vec::new();
     for container in ["mp4", "mkv", "mov"] {
@@ -291,6 +296,8 @@ pub fn every_kind() -> Vec<Clip> {
         Clip::new("mp4", H264, Ac3),
         Clip::new("mkv", H264, Flac),
         Clip::new("mkv", H264, Pcm),
+        Clip::new("mkv", H264, Pcm24),
+        Clip::new("mkv", H264, Mp2),
         Clip::new("mov", H264, Pcm),
     ]);
     clips

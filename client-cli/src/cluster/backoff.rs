@@ -14,8 +14,8 @@ impl Backoff {
     pub const FIRST: Duration = Duration::from_millis(200);
     /// The longest wait.
     pub const LONGEST: Duration = Duration::from_secs(30);
-    /// An instance that ran for so long counts as healthy again: one that cannot start ends within
-    /// a few seconds, and one that was killed twice in a minute is wanted back at once.
+    /// An instance that ran for so long counts as healthy again: one that cannot start mostly ends
+    /// within a few seconds, and one that was killed twice in a minute is wanted back at once.
     pub const HEALTHY: Duration = Duration::from_secs(10);
 
     /// The wait after a death, given for how long the instance had run.

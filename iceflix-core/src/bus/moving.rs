@@ -24,7 +24,8 @@ impl Bus {
     /// departure. A node with a fixed address moves twice, since only one can listen there.
     ///
     /// # Errors
-    /// When no second session could be opened: the first goes on.
+    /// When no second session could be opened: the first goes on. When something could not be declared
+    /// on the second, which goes on all the same.
     pub async fn renew(&self, credential: Credential) -> Result<(), BusError> {
         let bus = self.clone();
         // What was begun is finished, also when whoever asked for it is gone.
@@ -47,18 +48,20 @@ impl Bus {
             credential,
             ..self.inner.config.clone()
         };
-        self.move_to(&config, Place::aside).await?;
+        let mut declared = self.move_to(&config, Place::aside).await?;
         if Place::is_fixed(&config) {
-            self.move_to(&config, Place::first).await?;
+            // All is declared once more.
+            declared = self.move_to(&config, Place::first).await?;
         }
-        Ok(())
+        declared
     }
 
+    /// Goes on with another session; whether everything is declared on it.
     async fn move_to(
         &self,
         config: &BusConfig,
         place: fn(&BusConfig) -> Result<Place, BusError>,
-    ) -> Result<(), BusError> {
+    ) -> Result<Result<(), BusError>, BusError> {
         let before = self.present();
         // The first session knows everybody, and tells the second.
         let after = open_at(config, place, before.place.endpoints()).await?;
@@ -76,9 +79,9 @@ impl Bus {
             .write()
             .unwrap_or_else(PoisonError::into_inner) = after.clone();
         // What was declared in the meantime, on the session before.
-        let mut moved = Ok(());
+        let mut all = Ok(());
         for declared in self.inner.all_declared() {
-            moved = moved.and(declared.also_on(&after.session).await);
+            all = all.and(declared.also_on(&after.session).await);
         }
         meet(&before.session, &after.session).await;
         for declared in self.inner.all_declared() {
@@ -86,7 +89,7 @@ impl Bus {
         }
         // Whatever failed: nobody knows this one any more.
         close(before.session).await;
-        moved
+        Ok(all)
     }
 }
 

@@ -16,7 +16,7 @@ pub enum Size {
     Small,
     /// As much as need be, in pieces, behind all that is small: whoever sends waits for the link, and
     /// whoever else of this process has something large to send waits, too. A link that takes none
-    /// for half a second is given up.
+    /// for a while ([`BusConfig::link_patience`](super::BusConfig)) is given up.
     Large,
 }
 

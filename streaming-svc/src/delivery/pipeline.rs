@@ -12,7 +12,7 @@ const QUEUED_BUFFERS: u32 = 60;
 const QUEUED_BYTES: u32 = 64 << 20;
 
 /// Builds `filesrc ! demuxer ! multiqueue ! parser ! payloader`, one branch for each track to
-/// deliver. Tracks that are not delivered stay unlinked, which demultiplexers bear.
+/// deliver; for some codecs other elements than a parser ([`elements::between`]). Tracks that are not delivered stay unlinked, which demultiplexers bear.
 pub(super) fn build(film: &FilmSource) -> Result<gst::Bin, glib::BoolError> {
     let container = film
         .facts
@@ -69,7 +69,8 @@ fn add_branch(
         payloader.set_property_from_str("aggregate-mode", "zero-latency");
     }
     if track.codec == Codec::Vorbis {
-        // Each frame in a packet of its own: what waits for more at the end GStreamer 1.22 forgets.
+        // Each frame in a packet of its own: at the end GStreamer 1.22 forgets what waits for more, which
+        // is the last frame now, and was the last fifteen.
         payloader.set_property("max-ptime", 1i64);
     }
     if track.codec == Codec::Mpeg4 {

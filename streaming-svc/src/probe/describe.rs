@@ -79,7 +79,7 @@ pub(super) fn stream(pad: &str, caps: &gst::CapsRef, language: Option<String>) -
         "video/x-h263" => (true, None, "H.263"),
         "video/x-theora" => (true, None, "Theora"),
         "video/x-prores" => (true, None, "ProRes"),
-        "video/x-divx" => (true, None, "DivX 3"),
+        "video/x-divx" => (true, None, "DivX"),
         "video/x-wmv" => (true, None, "Windows Media video"),
         "video/x-raw" => (true, None, "uncompressed"),
         "video/mpeg" => match first.get::<i32>("mpegversion") {
@@ -92,10 +92,10 @@ pub(super) fn stream(pad: &str, caps: &gst::CapsRef, language: Option<String>) -
         "audio/x-eac3" => (false, None, "E-AC-3"),
         "audio/x-dts" => (false, None, "DTS"),
         "audio/x-true-hd" => (false, None, "TrueHD"),
-        "audio/x-flac" => (false, Some(flac(first)), "FLAC"),
+        "audio/x-flac" => (false, stereo(first).then(|| flac(first)), "FLAC"),
         "audio/x-vorbis" => (false, Some(Codec::Vorbis), "Vorbis"),
         "audio/x-alac" => (false, None, "ALAC"),
-        "audio/x-raw" => (false, Some(pcm(first)), "PCM"),
+        "audio/x-raw" => (false, stereo(first).then(|| pcm(first)), "PCM"),
         "audio/x-mulaw" | "audio/x-alaw" => (false, None, "PCM (telephone)"),
         "application/x-cenc" | "application/x-webm-enc" => {
             (!pad.starts_with("audio"), None, "encrypted")
@@ -142,6 +142,13 @@ fn mpeg_audio(layer: Option<i32>) -> &'static str {
     }
 }
 
+/// Whether it has two channels at most. RTP's PCM has no order of more that all players agree on: voices
+/// would come from behind.
+fn stereo(caps: &StructureRef) -> bool {
+    caps.get::<i32>("channels")
+        .is_ok_and(|channels| channels <= 2)
+}
+
 /// PCM by its samples' size: `S16LE`, `S24LE`, `F32LE` and the like.
 fn pcm(caps: &StructureRef) -> Codec {
     let format = caps.get::<&str>("format").unwrap_or_default();
@@ -153,7 +160,7 @@ fn pcm(caps: &StructureRef) -> Codec {
 }
 
 /// FLAC by its samples' size, as its first block has it (RFC 9639, 8.2): a number of 5 bits, less one,
-/// of which the 12th byte holds the first and the 13th the others.
+/// of which byte 12 holds the first and byte 13 the others, counted from 0.
 fn flac(caps: &StructureRef) -> Codec {
     let bits = || {
         let headers = caps.get::<gst::Array>("streamheader").ok()?;
@@ -337,17 +344,24 @@ mod tests {
             ("S24_32BE", Codec::Pcm24),
             ("F32LE", Codec::Pcm24),
         ] {
-            assert_eq!(codec(&format!("audio/x-raw, format={format}")), wanted);
+            let caps = format!("audio/x-raw, format={format}, channels=2");
+            assert_eq!(codec(&caps), wanted);
         }
         // 44.1 kHz, 2 channels; the rest is what FLAC's own encoder wrote of a second of silence.
         let flac = |bits: &str| {
-            let block = format!("1000100000000e00001b0ac442{bits}0000ac44");
+            let block = format!("1000100000000e00001b0ac4{bits}0000ac44");
             let header = format!("664c614380000022{block}{}", "0".repeat(32));
-            codec(&format!("audio/x-flac, streamheader=(buffer)<{header}>"))
+            codec(&format!(
+                "audio/x-flac, channels=1, streamheader=(buffer)<{header}>"
+            ))
         };
-        assert_eq!(flac("f0"), Codec::Flac);
-        assert_eq!(flac("70"), Codec::Flac24);
-        assert_eq!(codec("audio/x-flac"), Codec::Flac24);
+        assert_eq!(flac("42f0"), Codec::Flac);
+        assert_eq!(flac("4370"), Codec::Flac24);
+        assert_eq!(codec("audio/x-flac, channels=2"), Codec::Flac24);
+        for many in ["audio/x-flac", "audio/x-raw, format=S16LE"] {
+            let (format, ..) = chosen(&[H264, &format!("{many}, channels=6")]);
+            assert!(format.ends_with("audio is left out"), "{format}");
+        }
         for (layer, called) in [(1, "MP1"), (2, "MP2"), (3, "MP3")] {
             let (format, reason, _) = chosen(&[&format!(
                 "audio/mpeg, mpegversion=1, layer={layer}, channels=2"

@@ -238,7 +238,6 @@ pub async fn slow(round: &mut Round<'_>) -> anyhow::Result<()> {
     tokio::time::sleep(SLOW.saturating_sub(took)).await;
     std::fs::write(&delay, "0")?;
     round.over();
-    written?;
     round.check(took >= FSYNC, || {
         format!("its disk was not slow: a tag was written there in {took:.2?}")
     });
@@ -246,7 +245,8 @@ pub async fn slow(round: &mut Round<'_>) -> anyhow::Result<()> {
     round.healed_by_now();
     round.tidying();
     round.world.stop_machine(ODD)?;
-    round.world.start_machine(ODD, &[])
+    round.world.start_machine(ODD, &[])?;
+    written
 }
 
 fn compile(dir: &Path) -> anyhow::Result<PathBuf> {

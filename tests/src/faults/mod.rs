@@ -6,7 +6,7 @@
 //! |---|---|
 //! | commands, errors | how many commands were given from before the fault until after it, and how many failed |
 //! | hidden | how many searches showed a film as not available that live nodes have |
-//! | written, lost | how many writes (and logouts, the last 20) were acknowledged, and how many of those some live instance does not know of afterwards |
+//! | written, lost | how many writes (and logouts, of many 50 to 100) were acknowledged, and how many of those some live instance does not know of afterwards |
 //! | whole | how long it took, once the fault was over, until every Main's directory was the same and complete and all instances had the same rows |
 //! | rows | whether all instances of a kind had the very same rows at the end |
 //! | noticed | how long the last Main took to miss what was gone |

@@ -133,7 +133,7 @@ impl Round<'_> {
     }
 
     /// The same where it may be the machine that was busy.
-    fn in_time(&mut self, holds: bool, what: impl FnOnce() -> String) {
+    pub fn in_time(&mut self, holds: bool, what: impl FnOnce() -> String) {
         if !holds {
             self.late.push(what());
         }
@@ -363,7 +363,7 @@ pub async fn perform(
         commands: counted.count(),
         errors: counted.errors.len(),
         hidden: counted.hidden.len(),
-        acknowledged: counted.tags.len() + counted.users.len() + counted.ended.seen(),
+        acknowledged: counted.tags.len() + counted.users.len() + counted.ended.kept().len(),
         lost,
         whole,
         equal,

@@ -120,7 +120,14 @@ impl Zombie {
                     self.caller.call_at(at, ZOMBIE, whois),
                     self.caller.call_at(at, ZOMBIE, renew)
                 );
-                Some(named.ok()?.is_ok() | renewed.ok()?.is_ok())
+                let judged = [
+                    named.ok().map(|answer| answer.is_ok()),
+                    renewed.ok().map(|answer| answer.is_ok()),
+                ];
+                judged
+                    .into_iter()
+                    .flatten()
+                    .reduce(|one, other| one | other)
             }
             Kind::Streaming => {
                 let stream = |stub: StreamingClient, context| {

@@ -56,13 +56,13 @@ pub async fn storm(round: &mut Round<'_>, time: Duration) -> anyhow::Result<()> 
         tokio::time::sleep(Duration::from_millis(pause)).await;
     }
     round.over();
-    let alive = alive / looks.max(1);
+    let average = alive / looks.max(1);
     round.note(format!(
-        "killed: {killed:?}; of {all} instances {alive} lived on average"
+        "killed: {killed:?}; of {all} instances {average} lived on average"
     ));
     // Where most wait to be started, the storm is over.
-    round.check(alive * MOST >= all * (MOST - 1), || {
-        format!("of {all} instances only {alive} lived on average")
+    round.in_time(alive * MOST >= looks * all * (MOST - 1), || {
+        format!("of {all} instances only {average} lived on average")
     });
     round.world.whole(HEALING).await?;
     round.healed_by_now();

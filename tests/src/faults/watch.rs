@@ -147,6 +147,8 @@ mod tests {
         assert_eq!(gone(50), Some(ms(12)));
         let missed = watch.missed(begun..begun + ms(40), &[life(7)], &mains);
         assert!(missed.is_empty(), "{missed:?}");
+        let missed = watch.missed(begun..begun + ms(70), &[life(7)], &mains);
+        assert_eq!(missed.len(), 1);
         assert_eq!(watch.gone(begun, &[life(8)], &mains[1..]), Some(ms(0)));
         assert_eq!(
             watch.gone(begun + ms(70), &[life(7)], &mains),

@@ -143,13 +143,13 @@ async fn a_neighbour_that_takes_nothing_holds_nobody_up() {
         } else {
             0
         };
-        waits > 30
+        waits > 15
     })
     .await;
 
     // Whoever says, asks or declares something meanwhile need not wait, and the other one hears it:
     // of messages more than may wait for a link.
-    for n in 0..40_u32 {
+    for n in 0..15_u32 {
         let message = n.to_le_bytes().repeat(BATCH / 4);
         at_once("a message", speaking.publish(&key, message.clone()))
             .await
