@@ -105,11 +105,28 @@ async fn it_is_written_who_let_in_and_expelled_whom() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_asked_by_who_hung_up_is_written_too() {
+    // On a busy machine the disk may be done before a request is first looked at.
+    for _ in 0..20 {
+        let Some(written) = by_who_hung_up().await else {
+            continue;
+        };
+        let invite = json!({ "action": "invite", "outcome": "abandoned", "roles": ["main"],
+            "peer": "auth-2" });
+        let expel = json!({ "action": "expel", "outcome": "abandoned",
+            "object": "instance:main-9", "peer": "auth-2" });
+        assert_eq!(written, [invite, expel]);
+        return;
+    }
+    panic!("a request always ended before it could be dropped");
+}
+
+/// What is written of two requests that have begun and are dropped where they wait for the disk;
+/// `None` when one did not have to wait.
+async fn by_who_hung_up() -> Option<Vec<Value>> {
     let desk = Desk::new().await;
     let service = letting_in(&desk).await;
     let owner = facing(&service, Some((Kind::Auth, "auth-2")));
     let secret = InvitationSecret::random();
-    // Each has begun, and is dropped where it waits for the disk.
     let (asker, roles) = (owner.clone(), vec![Kind::Main]);
     let invite = asker.invite(context::current(), secret.clone(), roles, 60);
     let expel = owner.expel(context::current(), id("main-9"));
@@ -119,17 +136,9 @@ async fn what_was_asked_by_who_hung_up_is_written_too() {
     ] {
         tokio::select! {
             biased;
-            _ = request => panic!("it has ended"),
+            _ = request => return None,
             () = std::future::ready(()) => {}
         }
     }
-    assert_eq!(
-        written(&desk).await,
-        [
-            json!({ "action": "invite", "outcome": "abandoned", "roles": ["main"],
-                "peer": "auth-2" }),
-            json!({ "action": "expel", "outcome": "abandoned", "object": "instance:main-9",
-                "peer": "auth-2" }),
-        ]
-    );
+    Some(written(&desk).await)
 }
