@@ -37,8 +37,10 @@ impl Terminal {
 
     /// Opens one in which a shell runs this.
     fn run(home: &Home, command: &str) -> Self {
-        let mut child = Command::new("script")
-            .args(["--quiet", "--return", "--command", command, "/dev/null"])
+        // Whoever runs this in the background may have taken Ctrl-C from all that it starts.
+        let mut child = Command::new("env")
+            .args(["--default-signal=INT", "script", "--quiet"])
+            .args(["--return", "--command", command, "/dev/null"])
             .env("HOME", home.dir.path())
             .env_remove("XDG_STATE_HOME")
             .env("TERM", "xterm")
