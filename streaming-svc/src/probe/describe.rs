@@ -284,7 +284,7 @@ mod tests {
     #[test]
     fn the_first_of_each_is_delivered() {
         let (format, unplayable, tracks) = chosen(&[
-            "audio/x-ac3",
+            "audio/x-eac3",
             H264,
             AAC,
             "audio/x-opus",
