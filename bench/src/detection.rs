@@ -14,7 +14,7 @@ use iceflix_core::{
         catalog::{CatalogClient, Query},
         main::DirectoryView,
     },
-    bus::{Bus, BusConfig, LINK_PATIENCE},
+    bus::{Bus, BusConfig},
     membership::Membership,
     rpc::{Caller, Cluster, Security},
     topics::Topics,
@@ -89,19 +89,16 @@ impl Scene {
             .into_iter()
             .enumerate()
         {
-            let bus = Bus::open(&BusConfig {
-                cluster: name.clone(),
-                credential: authority.issue(
+            let bus = Bus::open(&BusConfig::new(
+                &name,
+                authority.issue(
                     kind,
                     &format!("onlooker-{n}").parse()?,
                     CERTIFICATE_LIFETIME,
                 )?,
-                listen: vec!["tls/127.0.0.1:0".to_owned()],
-                connect: buses.iter().flat_map(Bus::listens_at).collect(),
-                scouting: false,
-                interface: "auto".to_owned(),
-                link_patience: LINK_PATIENCE,
-            })
+                vec!["tls/127.0.0.1:0".to_owned()],
+                buses.iter().flat_map(Bus::listens_at).collect(),
+            ))
             .await?;
             memberships.push(Membership::follow(&bus, &topics).await?);
             if meeting.is_empty() {

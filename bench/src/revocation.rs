@@ -171,7 +171,10 @@ async fn refused(caller: &Caller, service: &Instance, token: &Token) -> anyhow::
             let ask = |node: StreamingClient, context| {
                 // Who may know hears that there is no such film.
                 let (token, film) = (token.clone(), MediaId::from_bytes([0; 32]));
-                async move { node.get_stream(context, token, film, false).await }
+                async move {
+                    node.get_stream(context, token, StreamId::random(), film, false)
+                        .await
+                }
             };
             let said = caller.call_at(at, PATIENCE, ask).await?;
             said.err() == Some(StreamError::Unauthorized(revoked))

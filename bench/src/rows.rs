@@ -13,7 +13,7 @@ use anyhow::{Context as _, ensure};
 use futures::future::try_join_all;
 use iceflix_core::{
     api::{InstanceId, Kind},
-    bus::{AliveToken, Bus, BusConfig, LINK_PATIENCE},
+    bus::{AliveToken, Bus, BusConfig},
     replica::{Replica, RowChange},
     topics::Topics,
     trust::{Authority, authority::CERTIFICATE_LIFETIME},
@@ -56,17 +56,13 @@ impl Place<'_> {
     async fn start(&self, number: u32, others: &[&Instance]) -> anyhow::Result<Instance> {
         let name: InstanceId = format!("auth-{number}").parse()?;
         let topics = Topics::new(CLUSTER);
-        let bus = Bus::open(&BusConfig {
-            cluster: CLUSTER.to_owned(),
-            credential: self
-                .authority
+        let bus = Bus::open(&BusConfig::new(
+            CLUSTER,
+            self.authority
                 .issue(Kind::Auth, &name, CERTIFICATE_LIFETIME)?,
-            listen: vec!["tls/127.0.0.1:0".to_owned()],
-            connect: others.iter().flat_map(|it| it.bus.listens_at()).collect(),
-            scouting: false,
-            interface: "auto".to_owned(),
-            link_patience: LINK_PATIENCE,
-        })
+            vec!["tls/127.0.0.1:0".to_owned()],
+            others.iter().flat_map(|it| it.bus.listens_at()).collect(),
+        ))
         .await?;
         let database = self.dir.join(format!("{name}.sqlite"));
         let opened = Replica::open(

@@ -12,7 +12,7 @@ use iceflix_core::{
         catalog::{CatalogClient, Tile},
         streaming::{Stream, StreamingClient},
     },
-    bus::{Bus, BusConfig, LINK_PATIENCE},
+    bus::{Bus, BusConfig},
     membership::Membership,
     rpc::{Caller, Cluster, Effort, Security},
     topics::Topics,
@@ -76,20 +76,13 @@ impl World {
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let meeting = format!("tls/127.0.0.1:{port}");
         let authority = Authority::create(&name)?;
-        let bus = Bus::open(&BusConfig {
-            cluster: name.clone(),
+        let bus = Bus::open(&BusConfig::new(
+            &name,
             // It sees who is there, as every service does, and may announce titles.
-            credential: authority.issue(
-                Kind::Streaming,
-                &"bench".parse()?,
-                CERTIFICATE_LIFETIME,
-            )?,
-            listen: vec![meeting.clone()],
-            connect: Vec::new(),
-            scouting: false,
-            interface: "auto".to_owned(),
-            link_patience: LINK_PATIENCE,
-        })
+            authority.issue(Kind::Streaming, &"bench".parse()?, CERTIFICATE_LIFETIME)?,
+            vec![meeting.clone()],
+            Vec::new(),
+        ))
         .await?;
         let topics = Topics::new(&name);
         let membership = Membership::follow(&bus, &topics).await?;
@@ -278,7 +271,10 @@ impl World {
     pub async fn get_stream(&self, token: &Token, film: MediaId) -> anyhow::Result<Stream> {
         let ask = |node: StreamingClient, context| {
             let token = token.clone();
-            async move { node.get_stream(context, token, film, false).await }
+            async move {
+                node.get_stream(context, token, StreamId::random(), film, false)
+                    .await
+            }
         };
         let (caller, node) = (self.caller(), self.streaming.endpoint);
         Ok(caller.call_at(node, PATIENCE, ask).await??)

@@ -95,7 +95,7 @@ mod tests {
     use crate::rows::RowKey;
     use iceflix_core::{
         api::Kind,
-        bus::{Bus, BusConfig, LINK_PATIENCE},
+        bus::{Bus, BusConfig},
         replica::{Replica, Row, Rows, Sqlite, Store as OnDisk, StoreError},
         topics::Topics,
         trust::{Authority, authority::CERTIFICATE_LIFETIME},
@@ -151,15 +151,12 @@ mod tests {
     async fn replica(dir: &std::path::Path, full: &Arc<AtomicBool>) -> Replica {
         let (kind, name) = (Kind::Catalog, "catalog-1".parse().unwrap());
         let authority = Authority::create("titles").unwrap();
-        let config = BusConfig {
-            cluster: "titles".into(),
-            credential: authority.issue(kind, &name, CERTIFICATE_LIFETIME).unwrap(),
-            listen: vec!["tls/127.0.0.1:0".into()],
-            connect: vec![],
-            scouting: false,
-            interface: "auto".into(),
-            link_patience: LINK_PATIENCE,
-        };
+        let config = BusConfig::new(
+            "titles",
+            authority.issue(kind, &name, CERTIFICATE_LIFETIME).unwrap(),
+            vec!["tls/127.0.0.1:0".into()],
+            vec![],
+        );
         let bus = Bus::open(&config).await.unwrap();
         let (file, full) = (dir.join("rows.sqlite"), Arc::clone(full));
         let open = move || Ok(Disk(Sqlite::open(&file, &[])?, full));

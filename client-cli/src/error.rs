@@ -195,6 +195,7 @@ impl From<StreamError> for Error {
             | StreamError::UnknownStream
             | StreamError::OtherFilm
             | StreamError::TooMany
+            | StreamError::IdTaken
             | StreamError::Internal => Error::Failed(error.to_string()),
         }
     }

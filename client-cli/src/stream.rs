@@ -14,7 +14,7 @@ use crate::client::Client;
 use crate::error::{Error, exit};
 use iceflix_core::api::catalog::TileDetails;
 use iceflix_core::api::streaming::{EndReason, Stream, StreamingClient};
-use iceflix_core::api::{Instance, MediaId};
+use iceflix_core::api::{Instance, MediaId, StreamId};
 use iceflix_core::rpc::CallError;
 use rand::seq::SliceRandom;
 use std::time::{Duration, Instant};
@@ -86,9 +86,10 @@ impl Client {
         details: &TileDetails,
         any_host: bool,
     ) -> Result<LiveStream, Error> {
-        let id = details.tile.id;
+        // Drawn once: a node that is asked again, since it was too slow, makes no second stream.
+        let (stream, id) = (StreamId::random(), details.tile.id);
         self.at_a_provider(details, |provider, patience| {
-            self.stream_at(provider, id, any_host, patience)
+            self.stream_at(provider, stream, id, any_host, patience)
         })
         .await
     }
@@ -152,6 +153,7 @@ impl Client {
     async fn stream_at(
         &self,
         provider: Instance,
+        stream: StreamId,
         id: MediaId,
         any_host: bool,
         patience: Duration,
@@ -159,7 +161,7 @@ impl Client {
         self.authorised(|token| {
             self.at(&provider, patience, move |node, ctx| {
                 let token = token.clone();
-                async move { node.get_stream(ctx, token, id, any_host).await }
+                async move { node.get_stream(ctx, token, stream, id, any_host).await }
             })
         })
         .await

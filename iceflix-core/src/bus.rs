@@ -46,7 +46,7 @@ const BACKLOG: usize = 16_384;
 /// sent anything (see `bus/aside.rs`), so it is less than the lease of a second by two signs of life, of
 /// which there are four in that time. What is small goes first: a link on which 0.5 MiB of it may wait
 /// needs 9 Mbit/s.
-pub const LINK_PATIENCE: Duration = Duration::from_millis(500);
+const LINK_PATIENCE: Duration = Duration::from_millis(500);
 
 /// The largest question or message taken from the bus, in bytes: whoever of ours has more to say says
 /// it in pieces.
@@ -101,8 +101,29 @@ pub struct BusConfig {
     /// The network interface for multicast, or `auto`.
     pub interface: String,
     /// How long a neighbour's link may take nothing of what is [large](Size::Large) before it is given
-    /// up and made anew; usually [`LINK_PATIENCE`].
+    /// up and made anew; usually 500 ms.
     pub link_patience: Duration,
+}
+
+impl BusConfig {
+    /// A node that listens there, and at first knows only those it is told to connect to: nobody is
+    /// looked for by multicast.
+    pub fn new(
+        cluster: &str,
+        credential: Credential,
+        listen: Vec<String>,
+        connect: Vec<String>,
+    ) -> Self {
+        Self {
+            cluster: cluster.to_owned(),
+            credential,
+            listen,
+            connect,
+            scouting: false,
+            interface: "auto".to_owned(),
+            link_patience: LINK_PATIENCE,
+        }
+    }
 }
 
 /// How many ports are tried where any will do.

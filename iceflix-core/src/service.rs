@@ -12,7 +12,7 @@ use crate::{
     api::{InstanceId, Kind},
     audit::{self, Audit},
     awake::Awake,
-    bus::{Bus, BusConfig, BusError, LINK_PATIENCE},
+    bus::{Bus, BusConfig, BusError},
     clock,
     config::{Common, ServiceConfig},
     feed::Ears,
@@ -240,17 +240,18 @@ impl Node {
         let listener = Listener::bind(config.listen, security.clone()).await?;
         let cluster = config.cluster.as_str();
         let bus = Bus::open(&BusConfig {
-            cluster: cluster.to_owned(),
-            credential: credentials.now(),
-            listen: config.bus_listen.clone(),
-            connect: config.bus_connect.clone(),
             scouting: config.bus_scouting,
             interface: match config.bus_interface.as_str() {
                 // Who is found there could not reach this node by any other.
                 "auto" if config.stays_on_this_machine() => "lo".to_owned(),
                 interface => interface.to_owned(),
             },
-            link_patience: LINK_PATIENCE,
+            ..BusConfig::new(
+                cluster,
+                credentials.now(),
+                config.bus_listen.clone(),
+                config.bus_connect.clone(),
+            )
         })
         .await?;
         let topics = Topics::new(cluster);

@@ -13,7 +13,8 @@ pub enum Container {
     Matroska,
 }
 
-/// The codecs that are delivered: as they are, but for [`Codec::Flac`].
+/// The codecs that are delivered: as they are, but for FLAC, and PCM whose bytes RTP wants
+/// in another order or number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[allow(missing_docs, reason = "they are their own names")]

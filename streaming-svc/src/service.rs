@@ -90,6 +90,7 @@ fn not_opened(error: OpenError) -> StreamError {
     match error {
         OpenError::Delivery(error) => failed(error),
         OpenError::TooMany => StreamError::TooMany,
+        OpenError::IdTaken => StreamError::IdTaken,
     }
 }
 
@@ -105,6 +106,7 @@ fn reason(error: &StreamError) -> &'static str {
         StreamError::NotAdmin => "not_admin",
         StreamError::OtherFilm => "other_film",
         StreamError::TooMany => "too_many",
+        StreamError::IdTaken => "id_taken",
     }
 }
 
@@ -237,6 +239,7 @@ impl StreamingService {
     async fn try_get_stream(
         &self,
         token: &Token,
+        stream: StreamId,
         id: MediaId,
         any_host: bool,
     ) -> Result<Stream, StreamError> {
@@ -244,8 +247,9 @@ impl StreamingService {
         let identity = self.verifier.check(token).await?;
         let film = self.film(&id)?;
         let asker = self.asker(any_host);
-        let stream = self.streams.open(id, film, identity, asker);
-        self.made(stream.map_err(not_opened)?)
+        let opened = self.streams.open(stream, id, film, identity, asker);
+        opened.map_err(not_opened)?;
+        self.made(stream)
     }
 
     async fn try_granted(
@@ -298,10 +302,11 @@ impl Streaming for StreamingService {
         self,
         _: Context,
         token: Token,
+        stream: StreamId,
         id: MediaId,
         any_host: bool,
     ) -> Result<Stream, StreamError> {
-        let result = self.try_get_stream(&token, id, any_host).await;
+        let result = self.try_get_stream(&token, stream, id, any_host).await;
         self.write_down(made_event("stream", &result).on_film(id), &token);
         result
     }

@@ -51,6 +51,9 @@ pub enum OpenError {
     /// The user has too many.
     #[error("the user has {MOST_OF_ONE_USER} streams")]
     TooMany,
+    /// There is another stream of that id.
+    #[error("the stream's id is taken")]
+    IdTaken,
 }
 
 /// All streams of this node. Cheap to clone.
@@ -162,20 +165,38 @@ impl Streams {
         }
     }
 
-    /// Authorises a stream of a film for as long as this identity's token lives.
+    /// Authorises a stream of a film for as long as this identity's token lives. Asked again with
+    /// the same id by the same user it renews that stream, and makes no other.
     ///
     /// # Errors
-    /// When the film cannot be delivered, or the user has too many streams.
+    /// When the film cannot be delivered, the stream has ended, its id is another's, or the user has
+    /// too many streams.
     pub fn open(
         &self,
+        id: StreamId,
         media: MediaId,
         film: FilmSource,
         identity: Identity,
         asker: Asker,
-    ) -> Result<StreamId, OpenError> {
+    ) -> Result<(), OpenError> {
         let lifetime = Lifetime::until(Instant::now() + left(&identity));
-        let held = Held { identity, lifetime };
-        self.begin(media, film, held, asker)
+        let held = Held {
+            identity: identity.clone(),
+            lifetime,
+        };
+        match self.begin(id, media, film, held, asker) {
+            Err(OpenError::IdTaken) => {}
+            begun => return begun,
+        }
+        let same = self.entry(&id).is_some_and(|entry| {
+            (entry.media, entry.asker, entry.grant) == (media, asker, None)
+                && lock(&entry.held).identity.user == identity.user
+        });
+        match same {
+            false => Err(OpenError::IdTaken),
+            true if self.renew(&id, identity) => Ok(()),
+            true => Err(DeliveryError::UnknownStream.into()),
+        }
     }
 
     /// Authorises a stream by a grant, until the grant's end. There is one for each grant: asking
@@ -199,24 +220,31 @@ impl Streams {
                 let until = Instant::now() + left(&identity);
                 let lifetime = Lifetime::granted(until, self.inner.unsupervised);
                 let held = Held { identity, lifetime };
-                Ok(*place.insert(self.begin(media, film, held, asker)?))
+                let id = StreamId::random();
+                self.begin(id, media, film, held, asker)?;
+                Ok(*place.insert(id))
             }
         }
     }
 
     fn begin(
         &self,
+        id: StreamId,
         media: MediaId,
         film: FilmSource,
         held: Held,
         asker: Asker,
-    ) -> Result<StreamId, OpenError> {
+    ) -> Result<(), OpenError> {
         let streams = self.inner.streams.iter();
         let of_this_user = |entry: &Entry| lock(&entry.held).identity.user == held.identity.user;
-        if streams.filter(|entry| of_this_user(entry)).count() >= MOST_OF_ONE_USER {
+        let has = streams.filter(|entry| of_this_user(entry)).count();
+        // Held from here on, so that of two who ask at the same time only one begins it.
+        let Place::Vacant(place) = self.inner.streams.entry(id) else {
+            return Err(OpenError::IdTaken);
+        };
+        if has >= MOST_OF_ONE_USER {
             return Err(OpenError::TooMany);
         }
-        let id = StreamId::random();
         let access = Access::to(asker.from, asker.any_host);
         self.inner.delivery.add_stream(id, film, access)?;
         let granted = !held.lifetime.is_renewable();
@@ -229,9 +257,9 @@ impl Streams {
             renewed: watch::channel(0).0,
             state: watch::channel(State::Playing).0,
         });
-        self.inner.streams.insert(id, Arc::clone(&entry));
+        place.insert(Arc::clone(&entry));
         tokio::spawn(Arc::clone(&self.inner).keep(id, entry));
-        Ok(id)
+        Ok(())
     }
 
     /// A stream that has not ended.
@@ -255,8 +283,13 @@ impl Streams {
             if !held.lifetime.is_renewable() {
                 return false;
             }
-            held.lifetime.renew(Instant::now() + left(&identity));
-            held.identity = identity;
+            let now = Instant::now();
+            if self.inner.verifier.is_revoked(&held.identity) {
+                held.lifetime.revoke(now);
+            }
+            if held.lifetime.renew(now + left(&identity)) {
+                held.identity = identity;
+            }
         }
         entry.state.send_if_modified(|state| {
             let wanted = *state == State::Wanted;

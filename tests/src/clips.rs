@@ -50,6 +50,24 @@ pub enum Audio {
     Mp2,
 }
 
+/// How the encoders of VP8 and VP9 are told to be quick.
+macro_rules! vpx {
+    ($encoder:literal) => {
+        &[
+            "-c:v",
+            $encoder,
+            "-deadline",
+            "realtime",
+            "-cpu-used",
+            "8",
+            "-b:v",
+            "500k",
+            "-g",
+            "25",
+        ]
+    };
+}
+
 impl Video {
     /// What ffprobe calls it.
     pub fn name(self) -> &'static str {
@@ -76,30 +94,8 @@ impl Video {
                 "-tag:v",
                 "hvc1",
             ],
-            Video::Vp8 => &[
-                "-c:v",
-                "libvpx",
-                "-deadline",
-                "realtime",
-                "-cpu-used",
-                "8",
-                "-b:v",
-                "500k",
-                "-g",
-                "25",
-            ],
-            Video::Vp9 => &[
-                "-c:v",
-                "libvpx-vp9",
-                "-deadline",
-                "realtime",
-                "-cpu-used",
-                "8",
-                "-b:v",
-                "500k",
-                "-g",
-                "25",
-            ],
+            Video::Vp8 => vpx!("libvpx"),
+            Video::Vp9 => vpx!("libvpx-vp9"),
             Video::Mpeg4 => &["-c:v", "mpeg4", "-q:v", "4", "-g", "25"],
         }
     }

@@ -2,7 +2,7 @@
 
 use iceflix_core::{
     api::{InstanceId, Kind},
-    bus::{Bus, BusConfig, LINK_PATIENCE},
+    bus::{Bus, BusConfig},
     config::Common,
     rpc::Security,
     trust::{Authority, Credential, authority::CERTIFICATE_LIFETIME},
@@ -52,14 +52,11 @@ pub fn security(cluster: &str) -> Security {
 
 /// A place on the bus of a cluster, with the rights of a kind, connected to these.
 pub async fn on_the_bus(cluster: &str, kind: Kind, listen: &str, connect: &[String]) -> Bus {
-    let config = BusConfig {
-        cluster: cluster.to_owned(),
-        credential: credential(cluster, kind, &"beside".parse().unwrap()),
-        listen: vec![listen.to_owned()],
-        connect: connect.to_vec(),
-        scouting: false,
-        interface: "auto".to_owned(),
-        link_patience: LINK_PATIENCE,
-    };
+    let config = BusConfig::new(
+        cluster,
+        credential(cluster, kind, &"beside".parse().unwrap()),
+        vec![listen.to_owned()],
+        connect.to_vec(),
+    );
     Bus::open(&config).await.unwrap()
 }

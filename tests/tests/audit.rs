@@ -5,7 +5,7 @@
 
 use iceflix_core::{
     api::{
-        Kind, MediaId, PageRequest, SessionId,
+        Kind, MediaId, PageRequest, SessionId, StreamId,
         auth::{AuthError, AuthenticatorClient, Role, Token},
         catalog::{CatalogClient, CatalogError},
         streaming::{StreamError, StreamingClient},
@@ -144,7 +144,10 @@ async fn all_that_matters_is_written_down() {
     let watch = async |who: &Person, id: MediaId| {
         let ask = |node: StreamingClient, context| {
             let token = who.token();
-            async move { node.get_stream(context, token, id, false).await }
+            async move {
+                node.get_stream(context, token, StreamId::random(), id, false)
+                    .await
+            }
         };
         cluster.at(node, ask).await
     };

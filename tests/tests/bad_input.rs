@@ -324,7 +324,10 @@ async fn rtsp_requests_for_unknown_or_ended_streams_get_404() {
     let open = async || -> Stream {
         let ask = |node: StreamingClient, context| {
             let token: Token = token.clone();
-            async move { node.get_stream(context, token, id, false).await }
+            async move {
+                node.get_stream(context, token, StreamId::random(), id, false)
+                    .await
+            }
         };
         cluster.at(node, ask).await.unwrap()
     };

@@ -10,7 +10,7 @@ use iceflix_core::{
         Kind, SessionId,
         auth::{AuthenticatorClient, Login},
     },
-    bus::{AliveToken, Answering, Bus, BusConfig, LINK_PATIENCE},
+    bus::{AliveToken, Answering, Bus, BusConfig},
     config::Common,
     membership::Membership,
     rpc::{AttemptError, CallError, Caller, Security},
@@ -54,17 +54,14 @@ impl World {
     async fn new() -> Self {
         let authority = Authority::create(CLUSTER).unwrap();
         let name = "others".parse().unwrap();
-        let config = BusConfig {
-            cluster: CLUSTER.into(),
-            credential: authority
+        let config = BusConfig::new(
+            CLUSTER,
+            authority
                 .issue(Kind::Main, &name, CERTIFICATE_LIFETIME)
                 .unwrap(),
-            listen: vec!["tls/127.0.0.1:0".into()],
-            connect: Vec::new(),
-            scouting: false,
-            interface: "auto".into(),
-            link_patience: LINK_PATIENCE,
-        };
+            vec!["tls/127.0.0.1:0".into()],
+            Vec::new(),
+        );
         let bus = Bus::open(&config).await.unwrap();
         let seen = Membership::follow(&bus, &Topics::new(CLUSTER)).await;
         Self {

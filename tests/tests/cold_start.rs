@@ -5,7 +5,7 @@
 
 use auth_svc::AuthServer;
 use catalog_svc::CatalogServer;
-use iceflix_core::api::Kind;
+use iceflix_core::api::{Kind, StreamId};
 use iceflix_core::service::Server;
 use iceflix_tests::cluster::{ADMIN_PASSWORD, Cluster, film, node, wait_for};
 use main_svc::MainServer;
@@ -80,7 +80,10 @@ async fn complete(mut cluster: Cluster, what: &str) {
     wait_for("the node streams it", async || {
         let ask = |node: iceflix_core::api::streaming::StreamingClient, context| {
             let token = admin.token();
-            async move { node.get_stream(context, token, id, false).await }
+            async move {
+                node.get_stream(context, token, StreamId::random(), id, false)
+                    .await
+            }
         };
         cluster.at(node, ask).await.is_ok()
     })

@@ -5,7 +5,7 @@
 
 use iceflix_core::{
     api::Kind,
-    bus::{Bus, BusConfig, LINK_PATIENCE},
+    bus::{Bus, BusConfig},
     config::Common,
     service::Server,
 };
@@ -46,13 +46,14 @@ async fn nodes_on_one_machine_find_each_other_with_nothing_configured() {
     identity::equip(Kind::Main, &foreign);
     let (name, is) = (foreign.cluster.as_str(), "beside".parse().unwrap());
     let beside = BusConfig {
-        cluster: name.to_owned(),
-        credential: identity::credential(name, Kind::Main, &is),
-        listen: foreign.bus_listen.clone(),
-        connect: Vec::new(),
         scouting: true,
         interface: "lo".to_owned(),
-        link_patience: LINK_PATIENCE,
+        ..BusConfig::new(
+            name,
+            identity::credential(name, Kind::Main, &is),
+            foreign.bus_listen.clone(),
+            Vec::new(),
+        )
     };
     let beside = Bus::open(&beside).await.unwrap();
     let mut there = beside.watch_alive("iceflix/**").await.unwrap();

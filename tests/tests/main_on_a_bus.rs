@@ -8,7 +8,7 @@
 use iceflix_core::{
     announcement::Announcement,
     api::{Kind, main::MainClient, main::MainError},
-    bus::{Bus, BusConfig, LINK_PATIENCE},
+    bus::{Bus, BusConfig},
     rpc::{CallError, Caller, Cluster, Security},
     service::Server,
     topics::Topics,
@@ -77,17 +77,14 @@ fn config(cluster: &str, state: &TempDir, bus: u16, peers: &[u16]) -> Config {
 
 async fn peer(cluster: &str, kind: Kind, main: u16) -> (Bus, Topics) {
     let name = "beside".parse().unwrap();
-    let bus = Bus::open(&BusConfig {
-        cluster: cluster.into(),
-        credential: authority(cluster)
+    let bus = Bus::open(&BusConfig::new(
+        cluster,
+        authority(cluster)
             .issue(kind, &name, CERTIFICATE_LIFETIME)
             .unwrap(),
-        listen: vec!["tls/127.0.0.1:0".into()],
-        connect: vec![format!("tls/127.0.0.1:{main}")],
-        scouting: false,
-        interface: "auto".into(),
-        link_patience: LINK_PATIENCE,
-    })
+        vec!["tls/127.0.0.1:0".into()],
+        vec![format!("tls/127.0.0.1:{main}")],
+    ))
     .await
     .unwrap();
     (bus, Topics::new(cluster))

@@ -10,7 +10,7 @@ use iceflix_core::{
         Instance, Kind,
         main::{DirectoryVersion, DirectoryView, Main, MainError, MainRequest},
     },
-    bus::{Bus, BusConfig, LINK_PATIENCE},
+    bus::{Bus, BusConfig},
     config::Common,
     membership::Membership,
     rpc::serve,
@@ -76,17 +76,14 @@ impl World {
     async fn new() -> Self {
         let authority = Authority::create(CLUSTER).unwrap();
         let name = "onlooker".parse().unwrap();
-        let config = BusConfig {
-            cluster: CLUSTER.into(),
-            credential: authority
+        let config = BusConfig::new(
+            CLUSTER,
+            authority
                 .issue(Kind::Catalog, &name, CERTIFICATE_LIFETIME)
                 .unwrap(),
-            listen: vec!["tls/127.0.0.1:0".into()],
-            connect: Vec::new(),
-            scouting: false,
-            interface: "auto".into(),
-            link_patience: LINK_PATIENCE,
-        };
+            vec!["tls/127.0.0.1:0".into()],
+            Vec::new(),
+        );
         let onlooker = Bus::open(&config).await.unwrap();
         let seen = Membership::follow(&onlooker, &Topics::new(CLUSTER)).await;
         Self {

@@ -6,7 +6,7 @@
 use futures::future::join_all;
 use iceflix_core::{
     api::{
-        MediaId, PageRequest, TokenError,
+        MediaId, PageRequest, StreamId, TokenError,
         auth::{AuthError, AuthenticatorClient, Role, Token},
         catalog::{CatalogClient, CatalogError, Query},
         streaming::{StreamError, StreamingClient},
@@ -87,7 +87,10 @@ async fn said(cluster: &Cluster, token: &Token) -> Vec<Option<TokenError>> {
     for node in &cluster.nodes {
         let ask = |node: StreamingClient, context| {
             let (token, film) = (token.clone(), MediaId::from_bytes([0; 32]));
-            async move { node.get_stream(context, token, film, false).await }
+            async move {
+                node.get_stream(context, token, StreamId::random(), film, false)
+                    .await
+            }
         };
         said.push(match cluster.at(node.address(), ask).await {
             // There is no such film, and only who may know is told.

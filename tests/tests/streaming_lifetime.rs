@@ -6,7 +6,7 @@
 
 use iceflix_core::{
     api::{
-        Kind, MediaId, SessionId,
+        Kind, MediaId, PageRequest, SessionId, StreamId,
         auth::{AuthenticatorClient, Role, Token},
         streaming::{EndReason, StreamError, StreamEvent, StreamingClient},
     },
@@ -263,6 +263,78 @@ async fn a_stopped_streams_id_is_dead_and_only_its_owner_stops_it() {
     Viewer::admin(&cluster).await.stop(&watched).await.unwrap();
     let end = viewer.next_event(&watched).await;
     assert_eq!(end, Ok(StreamEvent::Ended(EndReason::Stopped)));
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asks_again_for_a_stream_has_the_same_one_and_nobody_else_has() {
+    let media = tempfile::tempdir().unwrap();
+    for (name, tone) in [("one.mp4", 440), ("two.mp4", 880)] {
+        film(&media.path().join(name), 2, tone);
+    }
+    let cluster = Cluster::start(1, 1, 1, &[media.path()]).await;
+    let films = cluster.until_films(2).await;
+    let (film, other) = (films[0].id, films[1].id);
+    let node = cluster.nodes[0].address();
+    let ada = cluster
+        .new_user("ada", "a password of hers", Role::User)
+        .await;
+    let (ada, admin) = (Viewer::new(&cluster, ada), Viewer::admin(&cluster).await);
+    let id = StreamId::random();
+
+    // At the same time, and again, also when the token of the first time is no longer the last.
+    let token = ada.token().await;
+    let asked = (0..8).map(|_| ada.stream_at(node, token.clone(), id, film, false));
+    let first = futures::future::join_all(asked).await;
+    let first: Vec<Watched> = first.into_iter().map(Result::unwrap).collect();
+    assert_eq!(first[0].stream.stream, id);
+    assert!(first.iter().all(|other| other.url() == first[0].url()));
+    let again = ada
+        .stream_at(node, ada.token().await, id, film, false)
+        .await;
+    assert_eq!(again.unwrap().url(), first[0].url());
+    let list = |node: StreamingClient, context| {
+        let token = token.clone();
+        async move { node.streams(context, token, PageRequest::first()).await }
+    };
+    assert_eq!(cluster.at(node, list).await.unwrap().items.len(), 1);
+    let mut player = Client::connect(first[0].url()).await.unwrap();
+    player.play_interleaved().await.unwrap();
+    player.read_packets(5).await.unwrap();
+
+    let taken = |asked: Result<Watched, StreamError>| assert_eq!(asked, Err(StreamError::IdTaken));
+    taken(ada.stream_at(node, token.clone(), id, other, false).await);
+    taken(ada.stream_at(node, token.clone(), id, film, true).await);
+    taken(
+        admin
+            .stream_at(node, admin.token().await, id, film, false)
+            .await,
+    );
+    // None of which disturbed it.
+    assert_eq!(ada.status(&first[0]).await.unwrap().media, film);
+    player.read_packets(5).await.unwrap();
+
+    // What was stopped is not begun anew by a request that comes late.
+    ada.stop(&first[0]).await.unwrap();
+    let late = ada.stream_at(node, token, id, film, false).await;
+    assert_eq!(late, Err(StreamError::UnknownStream));
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asks_again_for_a_stream_renews_it() {
+    let (cluster, _media, film, _ada) = cluster().await;
+    let (admin, node) = (Viewer::admin(&cluster).await, cluster.nodes[0].address());
+    let (id, brief) = (StreamId::random(), Duration::from_secs(8));
+    let short = token_with(&cluster, brief);
+    let made = admin.stream_at(node, short.clone(), id, film, false).await;
+    assert!(made.unwrap().stream.expires_s <= 8);
+    let again = admin.stream_at(node, admin.token().await, id, film, false);
+    let again = again.await.unwrap();
+    assert!(again.stream.expires_s > 20, "{again:?}");
+    // A late copy of the first request does not take that back.
+    let copy = admin.stream_at(node, short, id, film, false).await;
+    assert!(copy.unwrap().stream.expires_s > 20);
     cluster.stop().await;
 }
 

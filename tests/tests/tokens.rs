@@ -6,7 +6,7 @@
 
 use iceflix_core::{
     api::{
-        PageRequest, SessionId,
+        PageRequest, SessionId, StreamId,
         auth::{AuthError, AuthenticatorClient, Role},
         catalog::{CatalogClient, CatalogError, Query},
         streaming::{StreamError, StreamingClient},
@@ -115,7 +115,10 @@ async fn at_a_streaming_node(wrong: Wrong) {
     let stream = cluster
         .at(node, |node: StreamingClient, context| {
             let good = good.clone();
-            async move { node.get_stream(context, good, id, false).await }
+            async move {
+                node.get_stream(context, good, StreamId::random(), id, false)
+                    .await
+            }
         })
         .await
         .unwrap()
@@ -133,7 +136,7 @@ async fn at_a_streaming_node(wrong: Wrong) {
     .await;
     refused!(
         cluster, node, StreamingClient, token, StreamError::Unauthorized(wrong.refusal()),
-        get_stream(id, false)
+        get_stream(StreamId::random(), id, false)
         sdp(stream)
         refresh_authentication(stream)
         stop(stream)

@@ -46,6 +46,22 @@ fn a_url_is_printed_at_once_kept_alive_and_stopped() {
 }
 
 #[test]
+fn a_node_that_answers_too_late_is_asked_again_and_makes_no_second_stream() {
+    let home = Home::logged_in();
+    home.cluster.film([0xab; 32], "film");
+    home.cluster.state(|state| state.late = 1);
+    let (child, line) = url(&home);
+    let document: Value = serde_json::from_str(&line).unwrap();
+    home.cluster.state(|state| {
+        assert_eq!(state.asked_for, 2);
+        let made: Vec<String> = state.streams.keys().map(ToString::to_string).collect();
+        assert_eq!(made, [document["stream"].as_str().unwrap()]);
+    });
+    interrupt(&child, Signal::SIGINT);
+    assert_eq!(told(child).code, 0);
+}
+
+#[test]
 fn a_stream_that_ends_says_why() {
     let home = Home::logged_in();
     home.cluster.film([0xab; 32], "film");

@@ -80,7 +80,8 @@ hex_id! {
 }
 
 hex_id! {
-    /// An authorised stream: 128 random bits, known only to whom it was made for.
+    /// An authorised stream: 128 random bits that whoever asks for it draws, and that nobody else
+    /// knows.
     StreamId, 16, "a stream id is 32 hexadecimal digits"
 }
 

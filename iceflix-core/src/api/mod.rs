@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use std::{fmt, net::SocketAddr, str::FromStr};
 
 /// The version of these contracts; instances of another version are not called.
-pub const PROTOCOL: u32 = 3;
+pub const PROTOCOL: u32 = 4;
 
 /// The largest frame that is read from or written to a connection, in bytes.
 pub const MAX_FRAME: usize = 1 << 20;

@@ -40,6 +40,10 @@ pub enum StreamError {
         "you have too many streams at this node; `iceflix stream list` shows them, `iceflix stream stop` ends one"
     )]
     TooMany,
+    /// There is another stream of that id: somebody else's, of another film, or for players
+    /// elsewhere.
+    #[error("a stream of that id was made for something else; ask with a new id")]
+    IdTaken,
 }
 
 /// An authorised stream.
@@ -130,7 +134,15 @@ pub trait Streaming {
     async fn is_available(id: MediaId) -> bool;
     /// Authorises a stream of a film for the token's user. It plays while it is renewed, for
     /// players at the address that asks; with `any_host` for players at any.
-    async fn get_stream(token: Token, id: MediaId, any_host: bool) -> Result<Stream, StreamError>;
+    ///
+    /// The stream has the id that the caller draws ([`StreamId::random`]): asking again with it gives
+    /// the same stream, renewed, and [`StreamError::UnknownStream`] where that has ended.
+    async fn get_stream(
+        token: Token,
+        stream: StreamId,
+        id: MediaId,
+        any_host: bool,
+    ) -> Result<Stream, StreamError>;
     /// Announces all this node's films again, at most once a second. For admins, and for the
     /// cluster's own Mains and catalogues, who need no token.
     async fn reannounce_media(token: Option<Token>) -> Result<(), StreamError>;

@@ -24,17 +24,14 @@ fn id(name: &str) -> InstanceId {
 
 fn config(authority: &Authority, kind: Kind, listen: &str, connect: &[String]) -> BusConfig {
     let instance = id(&format!("{kind}-1"));
-    BusConfig {
-        cluster: CLUSTER.into(),
-        credential: authority
+    BusConfig::new(
+        CLUSTER,
+        authority
             .issue(kind, &instance, CERTIFICATE_LIFETIME)
             .unwrap(),
-        listen: vec![listen.into()],
-        connect: connect.to_vec(),
-        scouting: false,
-        interface: "auto".into(),
-        link_patience: LINK_PATIENCE,
-    }
+        vec![listen.into()],
+        connect.to_vec(),
+    )
 }
 
 async fn node(authority: &Authority, kind: Kind, connect: &[String]) -> Bus {

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    bus::{BusConfig, LINK_PATIENCE},
+    bus::BusConfig,
     trust::{Authority, authority::CERTIFICATE_LIFETIME},
 };
 use serde_json::json;
@@ -67,15 +67,12 @@ impl Alone {
         let authority = Authority::create("alone").unwrap();
         let name = "auth-1".parse().unwrap();
         let credential = authority.issue(Kind::Auth, &name, CERTIFICATE_LIFETIME);
-        let config = BusConfig {
-            cluster: "alone".into(),
-            credential: credential.unwrap(),
-            listen: vec!["tls/127.0.0.1:0".into()],
-            connect: vec![],
-            scouting: false,
-            interface: "auto".into(),
-            link_patience: LINK_PATIENCE,
-        };
+        let config = BusConfig::new(
+            "alone",
+            credential.unwrap(),
+            vec!["tls/127.0.0.1:0".into()],
+            vec![],
+        );
         Self {
             dir: tempfile::tempdir().unwrap(),
             bus: Bus::open(&config).await.unwrap(),

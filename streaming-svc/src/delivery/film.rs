@@ -204,7 +204,7 @@ mod imp {
             if let (Some(container), Some(bin)) =
                 (film.facts.container, media.element().downcast_ref())
             {
-                let guard = SeekGuard::new(container);
+                let guard = SeekGuard::new(container, &film.facts.tracks);
                 payloaders(bin).for_each(|payloader| guard.watch(&payloader));
                 let _ = media.imp().guard.set(guard);
             }

@@ -12,7 +12,8 @@ const QUEUED_BUFFERS: u32 = 60;
 const QUEUED_BYTES: u32 = 64 << 20;
 
 /// Builds `filesrc ! demuxer ! multiqueue ! parser ! payloader`, one branch for each track to
-/// deliver; for some codecs other elements than a parser ([`elements::between`]). Tracks that are not delivered stay unlinked, which demultiplexers bear.
+/// deliver; for some codecs other elements than a parser ([`elements::between`]). Tracks that are
+/// not delivered stay unlinked, which demultiplexers bear.
 pub(super) fn build(film: &FilmSource) -> Result<gst::Bin, glib::BoolError> {
     let container = film
         .facts

@@ -1,7 +1,7 @@
 //! What keeps gst-rtsp-server 1.22.0 well when players seek: three things that its pipelines do not
 //! always bear, and a demultiplexer that begins too early.
 
-use crate::facts::Container;
+use crate::facts::{Codec, Container, Track};
 use gst::prelude::*;
 use std::sync::{
     Arc, Mutex, PoisonError,
@@ -12,6 +12,10 @@ use std::sync::{
 /// (1,024 samples from 22.05 kHz on; with SBR, 2,048 from 44.1 kHz on: 46.4 ms), MP3 or Opus, so that
 /// a frame of sound *begins* between the key frame and the place sought.
 const FRAME_OF_SOUND: gst::ClockTime = gst::ClockTime::from_mseconds(47);
+
+/// The same for FLAC: 4,608 samples, the most in its streamable subset (RFC 9639, section 7), at
+/// 44.1 kHz.
+const FRAME_OF_FLAC: gst::ClockTime = gst::ClockTime::from_mseconds(105);
 
 /// Watches over the outputs of one pipeline's payloaders.
 #[derive(Clone)]
@@ -24,8 +28,10 @@ pub(super) struct SeekGuard {
 
 impl SeekGuard {
     /// For a new pipeline that reads such a container.
-    pub(super) fn new(container: Container) -> Self {
+    pub(super) fn new(container: Container, tracks: &[Track]) -> Self {
+        let is_flac = |track: &Track| matches!(track.codec, Codec::Flac | Codec::Flac24);
         let later = match container {
+            Container::Mp4 if tracks.iter().any(is_flac) => FRAME_OF_FLAC,
             Container::Mp4 => FRAME_OF_SOUND,
             Container::Matroska => gst::ClockTime::ZERO,
         };

@@ -72,12 +72,14 @@ impl Lifetime {
     }
 
     /// It was renewed: what happened to the token before does not count any more. A token that
-    /// ends earlier than the one before does not shorten it.
-    pub fn renew(&mut self, deadline: Instant) {
-        self.deadline = match self.revoked.take() {
-            Some(_) => deadline,
-            None => self.deadline.max(deadline),
-        };
+    /// ends earlier than the one before does not shorten it. Whether the new token is what it rests
+    /// on now.
+    pub fn renew(&mut self, deadline: Instant) -> bool {
+        let taken = self.revoked.take().is_some() || deadline > self.deadline;
+        if taken {
+            self.deadline = deadline;
+        }
+        taken
     }
 
     /// What its token rests on was revoked.

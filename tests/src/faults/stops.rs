@@ -4,7 +4,7 @@ use super::{oracles::renewal, processes::signal, round::Round};
 use client_cli::session::Session;
 use iceflix_core::{
     api::{
-        Instance, Kind, MediaId,
+        Instance, Kind, MediaId, StreamId,
         auth::{AuthenticatorClient, Token},
         catalog::CatalogClient,
         streaming::StreamingClient,
@@ -132,7 +132,10 @@ impl Zombie {
             Kind::Streaming => {
                 let stream = |stub: StreamingClient, context| {
                     let (token, film) = (token.clone(), self.film);
-                    async move { stub.get_stream(context, token, film, false).await }
+                    async move {
+                        stub.get_stream(context, token, StreamId::random(), film, false)
+                            .await
+                    }
                 };
                 let asked = self.caller.call_at(at, ZOMBIE, stream);
                 Some(asked.await.ok()?.is_ok())

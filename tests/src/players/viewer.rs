@@ -3,7 +3,7 @@
 use crate::cluster::{Cluster, Person};
 use iceflix_core::{
     api::{
-        MediaId,
+        MediaId, StreamId,
         auth::Token,
         catalog::{CatalogClient, CatalogError, TileDetails},
         streaming::{Stream, StreamError, StreamEvent, StreamStatus, StreamingClient},
@@ -80,7 +80,8 @@ impl<'a> Viewer<'a> {
         let details = self.tile(id).await.unwrap();
         let provider = details.providers.first().expect("a live node");
         let token = self.token().await;
-        self.stream_at(provider.endpoint, token, id, true).await
+        self.stream_at(provider.endpoint, token, StreamId::random(), id, true)
+            .await
     }
 
     /// Authorises a stream at a node, with this token.
@@ -90,19 +91,22 @@ impl<'a> Viewer<'a> {
         token: Token,
         id: MediaId,
     ) -> Result<Watched, StreamError> {
-        self.stream_at(node, token, id, false).await
+        self.stream_at(node, token, StreamId::random(), id, false)
+            .await
     }
 
-    async fn stream_at(
+    /// Authorises a stream of this id at a node, with this token, for players here or anywhere.
+    pub async fn stream_at(
         &self,
         node: SocketAddr,
         token: Token,
+        stream: StreamId,
         id: MediaId,
         any_host: bool,
     ) -> Result<Watched, StreamError> {
         let ask = |node: StreamingClient, context| {
             let token = token.clone();
-            async move { node.get_stream(context, token, id, any_host).await }
+            async move { node.get_stream(context, token, stream, id, any_host).await }
         };
         let stream = self.cluster.at(node, ask).await?;
         Ok(Watched { node, stream })

@@ -13,7 +13,7 @@ mod users;
 use desk::Desk;
 use iceflix_core::{
     api::{
-        SessionId, TokenError,
+        SessionId, StreamId, TokenError,
         auth::{AuthError, AuthenticatorClient, Role, SessionProof, Token},
         catalog::CatalogClient,
         streaming::StreamingClient,
@@ -283,7 +283,10 @@ async fn tokens_and_passwords_are_never_stored() {
             cluster.nodes[0].address(),
             |node: StreamingClient, context| {
                 let token = token.clone();
-                async move { node.get_stream(context, token, id, false).await }
+                async move {
+                    node.get_stream(context, token, StreamId::random(), id, false)
+                        .await
+                }
             },
         )
         .await

@@ -10,7 +10,7 @@ use iceflix_core::{
         main::{DirectoryVersion, DirectoryView},
         streaming::{StreamingRequest, StreamingResponse},
     },
-    bus::{Bus, BusConfig, LINK_PATIENCE},
+    bus::{Bus, BusConfig},
     feed::Speaker,
     membership::Membership,
     rpc::{Caller, Listener, Security, serve},
@@ -349,14 +349,11 @@ fn credential(authority: &Authority, kind: Kind, name: &str) -> Credential {
 }
 
 async fn open(topics: &Topics, credential: Credential, connect: &[String]) -> Bus {
-    let config = BusConfig {
-        cluster: topics.cluster().to_owned(),
+    let config = BusConfig::new(
+        topics.cluster(),
         credential,
-        listen: vec![ANYWHERE.to_owned()],
-        connect: connect.to_vec(),
-        scouting: false,
-        interface: "auto".to_owned(),
-        link_patience: LINK_PATIENCE,
-    };
+        vec![ANYWHERE.to_owned()],
+        connect.to_vec(),
+    );
     Bus::open(&config).await.unwrap()
 }

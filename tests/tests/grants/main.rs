@@ -7,7 +7,7 @@ mod scene;
 
 use iceflix_core::{
     api::{
-        Kind, Page, PageRequest, SessionId, TokenError,
+        Kind, Page, PageRequest, SessionId, StreamId, TokenError,
         auth::{AuthError, AuthenticatorClient, Grant, PreHash, Role, Token},
         streaming::{EndReason, ListedStream, StreamError, StreamEvent, StreamingClient},
     },
@@ -179,7 +179,10 @@ async fn streams_are_listed_and_stopped_by_their_owners_and_admins() {
     let media = scene.films[1];
     let ask = |node: StreamingClient, context| {
         let token = bob.clone();
-        async move { node.get_stream(context, token, media, false).await }
+        async move {
+            node.get_stream(context, token, StreamId::random(), media, false)
+                .await
+        }
     };
     let bobs = scene.cluster.at(scene.node(), ask).await.unwrap();
 
@@ -324,7 +327,10 @@ async fn without_any_authenticator_granted_streams_stop_after_a_while() {
     .await;
     let ask = |node: StreamingClient, context| {
         let token = token.clone();
-        async move { node.get_stream(context, token, film, true).await }
+        async move {
+            node.get_stream(context, token, StreamId::random(), film, true)
+                .await
+        }
     };
     let begun = cluster.at(patient.address(), ask).await;
     assert_eq!(begun.map(drop), Err(expired));

@@ -3,7 +3,7 @@
 use futures::FutureExt;
 use iceflix_core::{
     api::{InstanceId, Kind},
-    bus::{AliveToken, Answering, Bus, BusConfig, LINK_PATIENCE},
+    bus::{AliveToken, Answering, Bus, BusConfig},
     feed::{Change, Changes, split},
     topics::{Entries, FeedTopic, Topics},
     trust::{Authority, authority::CERTIFICATE_LIFETIME},
@@ -60,18 +60,15 @@ static AUTHORITY: LazyLock<Authority> = LazyLock::new(|| Authority::create("loss
 pub async fn node(kind: Kind, connect: &[u16]) -> (Bus, u16) {
     let port = free_port();
     let name = id(&format!("{kind}-{port}"));
-    let config = BusConfig {
-        cluster: "losses".into(),
-        credential: AUTHORITY.issue(kind, &name, CERTIFICATE_LIFETIME).unwrap(),
-        listen: vec![format!("tls/127.0.0.1:{port}")],
-        connect: connect
+    let config = BusConfig::new(
+        "losses",
+        AUTHORITY.issue(kind, &name, CERTIFICATE_LIFETIME).unwrap(),
+        vec![format!("tls/127.0.0.1:{port}")],
+        connect
             .iter()
             .map(|port| format!("tls/127.0.0.1:{port}"))
             .collect(),
-        scouting: false,
-        interface: "auto".into(),
-        link_patience: LINK_PATIENCE,
-    };
+    );
     (Bus::open(&config).await.unwrap(), port)
 }
 

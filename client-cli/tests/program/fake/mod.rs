@@ -53,6 +53,9 @@ pub struct State {
     /// The grants that were not ended, and the streams that play by one.
     pub grants: BTreeMap<SessionId, MediaId>,
     pub taken_up: BTreeMap<StreamId, SessionId>,
+    /// How often a stream was asked for, and how often yet its node makes it and answers too late.
+    pub asked_for: u32,
+    pub late: u32,
     /// Whether the last stream was asked for players anywhere.
     pub any_host: bool,
     /// What `next_event` says at once.

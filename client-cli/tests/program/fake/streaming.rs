@@ -20,15 +20,24 @@ impl Streaming for Fake {
         self,
         _: Context,
         token: Token,
+        stream: StreamId,
         id: MediaId,
         any_host: bool,
     ) -> Result<Stream, StreamError> {
         self.user(&token)?;
         self.known(id).map_err(|_| StreamError::UnknownMedia)?;
-        let stream = StreamId::random();
-        let mut state = self.state.lock().unwrap();
-        state.streams.insert(stream, id);
-        state.any_host = any_host;
+        let late = {
+            let mut state = self.state.lock().unwrap();
+            state.streams.insert(stream, id);
+            state.any_host = any_host;
+            state.asked_for += 1;
+            let late = state.late > 0;
+            state.late = state.late.saturating_sub(1);
+            late
+        };
+        if late {
+            std::future::pending::<()>().await;
+        }
         Ok(Stream {
             stream,
             url: format!("rtsp://127.0.0.1:1/{stream}"),

@@ -4,7 +4,7 @@ use super::{doubts::Doubt, hearing::Seen, *};
 use crate::{
     announcement::{Announcement, Guard},
     api::{InstanceId, Kind, SessionId, auth::Role},
-    bus::{Bus, BusConfig, LINK_PATIENCE},
+    bus::{Bus, BusConfig},
     feed::{Change, Speaker},
     membership::Membership,
     topics::{AuthenticationFact, Entries, Topics},
@@ -186,15 +186,12 @@ async fn open(
     connect: &[String],
 ) -> Bus {
     let credential = authority.issue(kind, &id(name), CERTIFICATE_LIFETIME);
-    let config = BusConfig {
-        cluster: CLUSTER.into(),
-        credential: credential.unwrap(),
-        listen: vec![listen.to_owned()],
-        connect: connect.to_vec(),
-        scouting: false,
-        interface: "auto".into(),
-        link_patience: LINK_PATIENCE,
-    };
+    let config = BusConfig::new(
+        CLUSTER,
+        credential.unwrap(),
+        vec![listen.to_owned()],
+        connect.to_vec(),
+    );
     Bus::open(&config).await.unwrap()
 }
 
