@@ -153,7 +153,7 @@ async fn run(options: &Options) -> anyhow::Result<()> {
             report.figures.extend(figures);
         }
         if wanted(Part::Viewers) {
-            let figures = timed("viewers", viewers::run(options, &world)).await?;
+            let figures = timed("viewers", viewers::run(options, &world, &media)).await?;
             report.figures.extend(figures);
         }
         if wanted(Part::Calls) {

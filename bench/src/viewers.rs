@@ -11,6 +11,7 @@ use anyhow::Context as _;
 use futures::future::try_join_all;
 use iceflix_core::api::{MediaId, StreamId, auth::Token};
 use std::{
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -34,18 +35,38 @@ struct Viewer {
     reading: JoinHandle<anyhow::Result<()>>,
 }
 
-/// Lets many watch the film at once, over TCP and then over UDP.
+/// Lets many watch the film at once, over TCP and then over UDP: at a node that makes its packets once
+/// for all, and at one that reads the file for each of them.
 ///
 /// # Errors
 /// When one of them cannot.
-pub async fn run(options: &Options, world: &World) -> anyhow::Result<Vec<Figure>> {
+pub async fn run(options: &Options, world: &World, media: &Path) -> anyhow::Result<Vec<Figure>> {
+    let mut figures = of(options, world, "viewers").await?;
+    let each = World::start_with(media, &["--packet-memory", "0"]).await?;
+    let of_each = of(options, &each, "viewers.each_its_own").await;
+    each.stop().await;
+    figures.extend(of_each?);
+    for transport in [Transport::Tcp, Transport::Udp] {
+        let cost = |subject: &str| {
+            let name = format!("{subject}.{}.cpu_per_gb", transport.name());
+            let cost = figures.iter().find(|figure| figure.name == name);
+            cost.map(|cost| cost.value).context("it was measured")
+        };
+        let ratio = cost("viewers.each_its_own")? / cost("viewers")?;
+        let name = format!("viewers.{}.cpu_ratio", transport.name());
+        figures.push(Figure::new(name, "times", ratio));
+    }
+    Ok(figures)
+}
+
+async fn of(options: &Options, world: &World, subject: &str) -> anyhow::Result<Vec<Figure>> {
     let (count, seconds) = if options.quick { (5, 4) } else { (20, 12) };
     let film = world.film().await?;
     let mut figures = Vec::new();
     for transport in [Transport::Tcp, Transport::Udp] {
         let time = Duration::from_secs(seconds);
         let seen = watch(world, film, transport, count, time).await?;
-        let name = format!("viewers.{}", transport.name());
+        let name = format!("{subject}.{}", transport.name());
         let each = f64::from(count);
         let mut add = |what: &str, unit, value| {
             figures.push(Figure::new(format!("{name}.{what}"), unit, value));
@@ -66,7 +87,7 @@ pub async fn run(options: &Options, world: &World) -> anyhow::Result<Vec<Figure>
         ("memory", "MiB", idle.memory_mib),
         ("threads", "threads", f64::from(idle.threads)),
     ] {
-        figures.push(Figure::new(format!("viewers.before.{what}"), unit, value));
+        figures.push(Figure::new(format!("{subject}.before.{what}"), unit, value));
     }
     Ok(figures)
 }

@@ -69,6 +69,14 @@ impl World {
     /// # Errors
     /// When one of them does not come up.
     pub async fn start(media: &Path) -> anyhow::Result<Self> {
+        Self::start_with(media, &[]).await
+    }
+
+    /// The same, with these further arguments for the streaming node.
+    ///
+    /// # Errors
+    /// When one of them does not come up.
+    pub async fn start_with(media: &Path, streaming: &[&str]) -> anyhow::Result<Self> {
         let dir = tempfile::tempdir()?;
         let session = SessionId::random();
         let name = format!("bench-{}", &session.to_string()[..8]);
@@ -95,7 +103,7 @@ impl World {
             service.args(["--cluster", &name, "--bus-connect", &meeting]);
             match kind {
                 Kind::Auth => service.arg("--admin-password-file").arg(&password),
-                Kind::Streaming => service.arg("--media").arg(media),
+                Kind::Streaming => service.arg("--media").arg(media).args(streaming),
                 Kind::Main | Kind::Catalog => &mut service,
             };
             let child = service.spawn();

@@ -5,13 +5,14 @@ use crate::error::{Error, LOG_IN, Refusal};
 use crate::session::{CachedToken, Session, SessionFile, TOKEN_MARGIN};
 use iceflix_core::api::auth::{AuthError, AuthenticatorClient, SessionProof, Token};
 use iceflix_core::api::main::DirectoryView;
-use iceflix_core::api::{Kind, SessionId};
+use iceflix_core::api::{InstanceId, Kind, MediaId, SessionId, StreamId};
 use iceflix_core::rpc::{CallError, Caller, Cluster, Effort, Security};
 use iceflix_core::trust::password::prehash;
 use iceflix_core::trust::session::{Purpose, SessionKey};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 use tokio::sync::watch;
 
@@ -27,7 +28,12 @@ struct Place {
     state_dir: PathBuf,
     cluster: Option<String>,
     mains: Vec<SocketAddr>,
+    unanswered: Mutex<Unanswered>,
 }
+
+/// The streams that a node was asked for and has not answered: it may have made them, and is asked for
+/// the same ones again.
+pub(crate) type Unanswered = BTreeMap<(InstanceId, MediaId, bool), StreamId>;
 
 impl Client {
     /// Finds a Main of the cluster. Sessions are kept below `state_dir`.
@@ -43,8 +49,14 @@ impl Client {
             state_dir: state_dir.to_owned(),
             cluster: target.cluster.clone(),
             mains,
+            unanswered: Mutex::default(),
         });
         Ok(Self { cluster, place })
+    }
+
+    pub(crate) fn unanswered(&self) -> MutexGuard<'_, Unanswered> {
+        let unanswered = self.place.unanswered.lock();
+        unanswered.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Does something with the session's file, where waiting for files is allowed.

@@ -13,10 +13,11 @@ pub use watched::{Kept, Watched};
 use crate::client::Client;
 use crate::error::{Error, exit};
 use iceflix_core::api::catalog::TileDetails;
-use iceflix_core::api::streaming::{EndReason, Stream, StreamingClient};
+use iceflix_core::api::streaming::{EndReason, Stream, StreamError, StreamingClient};
 use iceflix_core::api::{Instance, MediaId, StreamId};
 use iceflix_core::rpc::CallError;
 use rand::seq::SliceRandom;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// For how long one call to a node may take. Making a stream may wait for a disk.
@@ -86,10 +87,9 @@ impl Client {
         details: &TileDetails,
         any_host: bool,
     ) -> Result<LiveStream, Error> {
-        // Drawn once: a node that is asked again, since it was too slow, makes no second stream.
-        let (stream, id) = (StreamId::random(), details.tile.id);
+        let id = details.tile.id;
         self.at_a_provider(details, |provider, patience| {
-            self.stream_at(provider, stream, id, any_host, patience)
+            self.stream_at(provider, id, any_host, patience)
         })
         .await
     }
@@ -150,21 +150,43 @@ impl Client {
         Err(refusal.unwrap_or_else(|| Error::Unavailable("no live node has this film".into())))
     }
 
+    /// Has a stream made at a node, or is given the one that an earlier request may have made there,
+    /// whose answer did not come.
     async fn stream_at(
         &self,
         provider: Instance,
-        stream: StreamId,
         id: MediaId,
         any_host: bool,
         patience: Duration,
     ) -> Result<Stream, Error> {
-        self.authorised(|token| {
-            self.at(&provider, patience, move |node, ctx| {
-                let token = token.clone();
-                async move { node.get_stream(ctx, token, stream, id, any_host).await }
-            })
-        })
-        .await
+        let key = (provider.instance.clone(), id, any_host);
+        // Taken out meanwhile: who asks at the same time wants a stream of their own.
+        let earlier = self.unanswered().remove(&key);
+        let mut stream = earlier.unwrap_or_else(StreamId::random);
+        loop {
+            let (silent, over) = (AtomicBool::new(false), AtomicBool::new(false));
+            let made = self.authorised(|token| async {
+                let asked = self.at(&provider, patience, move |node, ctx| {
+                    let token = token.clone();
+                    async move { node.get_stream(ctx, token, stream, id, any_host).await }
+                });
+                let answer = asked.await;
+                silent.store(answer.is_err(), Ordering::Relaxed);
+                let gone = [StreamError::UnknownStream, StreamError::IdTaken];
+                let is_over = matches!(&answer, Ok(Err(error)) if gone.contains(error));
+                over.store(is_over, Ordering::Relaxed);
+                answer
+            });
+            let made = made.await;
+            if silent.into_inner() {
+                self.unanswered().insert(key, stream);
+            } else if over.into_inner() && earlier == Some(stream) {
+                // It ended meanwhile, or was for another address of this machine.
+                stream = StreamId::random();
+                continue;
+            }
+            return made;
+        }
     }
 
     /// Asks one node.

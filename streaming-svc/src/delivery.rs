@@ -12,6 +12,8 @@
 //! | `player` | one connection: answers, and which streams it has to do with |
 //! | `access` | who may fetch which stream |
 //! | `film` | a film's media factory and its pipeline |
+//! | `packets` | a film's packets, made once for all who watch it |
+//! | `pipeline` | the elements that make packets of a file |
 //! | `seek_guard` | what keeps the server well when players seek |
 //! | `elements` | the GStreamer elements needed, and their packages |
 //! | `sdp` | asking for a stream's description |
@@ -21,6 +23,7 @@ mod elements;
 mod engine;
 mod film;
 mod lobby;
+mod packets;
 mod pipeline;
 mod player;
 mod request;
@@ -61,6 +64,10 @@ pub struct DeliveryConfig {
     /// The most connections, and the most sessions, at a time. `None` takes as many as the
     /// process's file descriptors suffice for (see [`raise_nofile_limit`]).
     pub max_connections: Option<usize>,
+    /// How much memory films' packets may take, in bytes: they are made once for all who are at about
+    /// the same place in a film, and kept for others while there is room. With 0 each player has the
+    /// file read for itself.
+    pub packet_memory: usize,
 }
 
 impl Default for DeliveryConfig {
@@ -71,6 +78,7 @@ impl Default for DeliveryConfig {
             client_threads: None,
             backlog: 4096,
             max_connections: None,
+            packet_memory: 256 << 20,
         }
     }
 }

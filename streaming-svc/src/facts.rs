@@ -41,6 +41,14 @@ pub enum Codec {
     Flac24,
 }
 
+impl Codec {
+    /// Whether it is video's.
+    pub fn is_video(self) -> bool {
+        use Codec::{H264, H265, Mpeg4, Vp8, Vp9};
+        matches!(self, H264 | H265 | Vp8 | Vp9 | Mpeg4)
+    }
+}
+
 /// One stream inside the file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Track {

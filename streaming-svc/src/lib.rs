@@ -72,6 +72,14 @@ pub struct Config {
     /// to another node: up to a day.
     #[serde(default = "drain_grace")]
     pub drain_grace: Span,
+    /// How much memory films' packets may take, in MiB: they are made once for all who are at about the
+    /// same place in a film. With 0 each player has the file read for itself.
+    #[serde(default = "packet_memory")]
+    pub packet_memory: u32,
+}
+
+fn packet_memory() -> u32 {
+    256
 }
 
 /// Clients take about a second to go on elsewhere (`tests/tests/moving.rs`); whoever stops a whole
@@ -100,6 +108,7 @@ impl Default for Config {
             rtsp_listen: any_port(),
             grants_without_auth: grants_without_auth(),
             drain_grace: drain_grace(),
+            packet_memory: packet_memory(),
         }
     }
 }
@@ -122,6 +131,11 @@ impl ServiceConfig for Config {
             "drain_grace",
             Shape::Text,
             "How long streams may go on when the node is told to stop: 0s to 1d",
+        ),
+        key(
+            "packet_memory",
+            Shape::Text,
+            "How much memory films' packets may take, in MiB; with 0 each player has the file read for itself",
         ),
     ];
 
@@ -218,6 +232,9 @@ impl StreamingServer {
         let node = Node::join(Kind::Streaming, &config.common).await?;
         let delivery = Delivery::start(DeliveryConfig {
             listen: config.rtsp_listen,
+            packet_memory: usize::try_from(config.packet_memory)
+                .unwrap_or(usize::MAX)
+                .saturating_mul(1 << 20),
             ..DeliveryConfig::default()
         })?;
         tracing::info!(rtsp = %delivery.local_addr(), "players connect here");

@@ -198,7 +198,7 @@ impl StreamingService {
         // A token that was revoked while the stream was made ends it all the same.
         let seen = self.streams.get(&stream);
         let seen = seen.ok_or(StreamError::UnknownStream)?;
-        tracing::info!(user = seen.user, media = %seen.media, "a stream was authorised");
+        tracing::debug!(user = seen.user, media = %seen.media, "a stream is authorised");
         Ok(Stream {
             stream,
             url: self.delivery.url(&stream, self.host),
@@ -242,14 +242,14 @@ impl StreamingService {
         stream: StreamId,
         id: MediaId,
         any_host: bool,
-    ) -> Result<Stream, StreamError> {
+    ) -> Result<(Stream, bool), StreamError> {
         self.begins_streams()?;
         let identity = self.verifier.check(token).await?;
         let film = self.film(&id)?;
         let asker = self.asker(any_host);
         let opened = self.streams.open(stream, id, film, identity, asker);
-        opened.map_err(not_opened)?;
-        self.made(stream)
+        let new = opened.map_err(not_opened)?;
+        Ok((self.made(stream)?, new))
     }
 
     async fn try_granted(
@@ -307,7 +307,12 @@ impl Streaming for StreamingService {
         any_host: bool,
     ) -> Result<Stream, StreamError> {
         let result = self.try_get_stream(&token, stream, id, any_host).await;
-        self.write_down(made_event("stream", &result).on_film(id), &token);
+        let again = matches!(&result, Ok((_, false)));
+        let result = result.map(|(stream, _)| stream);
+        // As renewals that succeed, asking again is not written down.
+        if !again {
+            self.write_down(made_event("stream", &result).on_film(id), &token);
+        }
         result
     }
 

@@ -166,7 +166,7 @@ impl Streams {
     }
 
     /// Authorises a stream of a film for as long as this identity's token lives. Asked again with
-    /// the same id by the same user it renews that stream, and makes no other.
+    /// the same id by the same user it renews that stream, and makes no other. Whether it was made.
     ///
     /// # Errors
     /// When the film cannot be delivered, the stream has ended, its id is another's, or the user has
@@ -178,15 +178,16 @@ impl Streams {
         film: FilmSource,
         identity: Identity,
         asker: Asker,
-    ) -> Result<(), OpenError> {
+    ) -> Result<bool, OpenError> {
         let lifetime = Lifetime::until(Instant::now() + left(&identity));
         let held = Held {
             identity: identity.clone(),
             lifetime,
         };
         match self.begin(id, media, film, held, asker) {
+            Ok(()) => return Ok(true),
             Err(OpenError::IdTaken) => {}
-            begun => return begun,
+            Err(error) => return Err(error),
         }
         let same = self.entry(&id).is_some_and(|entry| {
             (entry.media, entry.asker, entry.grant) == (media, asker, None)
@@ -194,7 +195,7 @@ impl Streams {
         });
         match same {
             false => Err(OpenError::IdTaken),
-            true if self.renew(&id, identity) => Ok(()),
+            true if self.renew(&id, identity) => Ok(false),
             true => Err(DeliveryError::UnknownStream.into()),
         }
     }

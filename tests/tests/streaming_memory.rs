@@ -12,8 +12,8 @@ use iceflix_tests::{
     process::{Process, flags},
 };
 
-/// What 24 viewers may leave behind, in kilobytes. Measured: they take 21 MB, and leave 2 to 3.
-const LEFT: u64 = 12 << 10;
+/// What 24 viewers may leave behind, in kilobytes. Measured: they take 11 MB, and leave 2 to 3.
+const LEFT: u64 = 6 << 10;
 
 /// The memory of a process that is its alone and not a file's, in kilobytes.
 fn anonymous(process: &Process) -> u64 {

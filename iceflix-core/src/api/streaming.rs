@@ -148,7 +148,7 @@ pub trait Streaming {
     async fn reannounce_media(token: Option<Token>) -> Result<(), StreamError>;
     /// The stream's session description (SDP), for the address this call came to.
     async fn sdp(token: Token, stream: StreamId) -> Result<String, StreamError>;
-    /// Goes on with the stream as long as this token lives. The same user's, any session's. Who
+    /// Goes on with the stream as long as this token lives, or the one before, if that lives longer. The same user's, any session's. Who
     /// may fetch it stays as it was. A granted stream needs no renewal, and takes none.
     async fn refresh_authentication(token: Token, stream: StreamId) -> Result<(), StreamError>;
     /// Ends the stream. Ending an ended one is no error.

@@ -5,6 +5,7 @@ use super::{
     access::Doors,
     film::{FilmFactory, FilmSource},
     lobby::{self, Lobby},
+    packets::Store,
     player::{Limits, PlayerClient, PlayerServer, mount_path, session_plays},
     sessions::{self, Sessions},
     usher::Usher,
@@ -17,7 +18,7 @@ use std::{
     net::{SocketAddr, TcpListener},
     sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
     thread::JoinHandle,
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::sync::oneshot;
 
@@ -44,6 +45,7 @@ pub(super) struct Engine {
     main_loop: glib::MainLoop,
     thread: Mutex<Option<JoinHandle<()>>>,
     streams: Arc<Mutex<HashMap<StreamId, FilmFactory>>>,
+    store: Option<Arc<Store>>,
     doors: Doors,
 }
 
@@ -83,7 +85,9 @@ impl Engine {
         let usher = Usher::new(server.clone(), limit, move |stream, address| {
             open.is_open(stream, Some(address))
         });
-        let sources = vec![usher.looking(), sweeping(server.clone(), sessions.clone())];
+        let store = (config.packet_memory > 0).then(|| Store::new(config.packet_memory));
+        let sweeping = sweeping(server.clone(), sessions.clone(), store.clone());
+        let sources = vec![usher.looking(), sweeping];
         for source in &sources {
             source.attach(Some(&context));
         }
@@ -103,6 +107,7 @@ impl Engine {
             main_loop,
             thread: Mutex::new(Some(thread)),
             streams,
+            store,
             doors,
         })
     }
@@ -119,7 +124,7 @@ impl Engine {
 
     /// Mounts a film under the stream's id.
     pub(super) fn mount(&self, stream: StreamId, film: FilmSource, access: Access) {
-        let factory = FilmFactory::new(film);
+        let factory = FilmFactory::new(film, self.store.clone());
         lock(&self.streams).insert(stream, factory.clone());
         self.doors.open(stream, access);
         self.mounts.add_factory(&mount_path(&stream), factory);
@@ -195,6 +200,9 @@ impl Engine {
         }
         let streams: Vec<StreamId> = lock(&self.streams).keys().copied().collect();
         futures::future::join_all(streams.into_iter().map(|stream| self.unmount(stream))).await;
+        if let Some(store) = &self.store {
+            store.clear();
+        }
         let closing = self.server.players().into_iter().filter_map(|player| {
             let (done, closed) = oneshot::channel::<()>();
             player.context()?.invoke(move || {
@@ -238,13 +246,16 @@ fn connections_possible() -> usize {
 
 /// The source that ends sessions whose player has gone silent. Each is ended in the thread of its
 /// connection: gst-rtsp-server 1.22.0 can crash when a session goes while PLAY is being handled.
-fn sweeping(server: PlayerServer, sessions: Sessions) -> glib::Source {
+fn sweeping(server: PlayerServer, sessions: Sessions, store: Option<Arc<Store>>) -> glib::Source {
     glib::timeout_source_new(
         SWEEP,
         Some("rtsp-sweep"),
         glib::Priority::DEFAULT,
         move || {
             sweep(&server, &sessions);
+            if let Some(store) = &store {
+                store.tidy(Instant::now());
+            }
             glib::ControlFlow::Continue
         },
     )

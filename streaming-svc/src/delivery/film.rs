@@ -1,13 +1,16 @@
 //! A film's media factory: the pipeline that every RTSP session of a stream gets for itself, built
 //! from what the probe learned, so that nothing has to be found out while a player waits.
 
-use super::pipeline::payloaders;
+use super::{
+    packets::{Store, TrackSource},
+    pipeline::payloaders,
+};
 use crate::facts::Facts;
 use gst::{glib, prelude::*, subclass::prelude::ObjectSubclassIsExt as _};
-use gst_rtsp_server::{gst_rtsp::RTSPLowerTrans, prelude::*};
+use gst_rtsp_server::{gio::SocketFamily, gst_rtsp::RTSPLowerTrans, prelude::*};
 use std::{
     path::PathBuf,
-    sync::atomic::Ordering,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -42,11 +45,13 @@ glib::wrapper! {
 }
 
 impl FilmFactory {
-    /// A factory for the film.
-    pub(super) fn new(film: FilmSource) -> Self {
+    /// A factory for the film, whose packets are kept there for all; without, each player has its file
+    /// read for itself.
+    pub(super) fn new(film: FilmSource, store: Option<Arc<Store>>) -> Self {
         let factory: Self = glib::Object::new();
         // Cannot be set already: it was made two lines above.
         let _ = factory.imp().film.set(film);
+        let _ = factory.imp().store.set(store);
         factory.set_media_gtype(FilmMedia::static_type());
         // GStreamer 1.22.0 crashes on shared or reused media in some orders of requests.
         factory.set_shared(false);
@@ -90,13 +95,55 @@ impl FilmMedia {
         }
     }
 
+    /// Finds out whether its packets go over UDP, once its player has set it up.
+    pub(super) fn choose_bursts(&self) {
+        let over_udp = |stream: gst_rtsp_server::RTSPStream| {
+            [SocketFamily::Ipv4, SocketFamily::Ipv6]
+                .into_iter()
+                .any(|family| stream.rtp_socket(family).is_some())
+        };
+        let over_udp = (0..self.n_streams()).any(|index| self.stream(index).is_some_and(over_udp));
+        self.payloaders()
+            .filter_map(|payloader| payloader.downcast::<TrackSource>().ok())
+            .for_each(|source| source.over_tcp(!over_udp));
+    }
+
     /// Where in the film it is, going by the packets that were made: a sink holds each of them until
     /// its time has come. `None` before the first.
     pub(super) fn position(&self) -> Option<gst::ClockTime> {
-        let bin = self.element().downcast::<gst::Bin>().ok()?;
-        payloaders(&bin)
-            .filter_map(|payloader| position(&payloader))
-            .max()
+        let passed = self.passed()?;
+        let place = |payloader: gst::Element| match payloader.downcast_ref::<TrackSource>() {
+            Some(source) => source.place(passed),
+            None => position(&payloader),
+        };
+        self.payloaders().filter_map(place).max()
+    }
+
+    /// What of the film is played, of what sends packets that were made for all: at first the place that
+    /// was sought, which is before the first packets of some tracks.
+    fn reached(&self) -> Option<gst::ClockTime> {
+        let passed = self.passed()?;
+        let sources = self
+            .payloaders()
+            .filter_map(|it| it.downcast::<TrackSource>().ok());
+        sources.map(|source| source.reached(passed)).max()
+    }
+
+    /// For how long it has played since the last seek.
+    fn passed(&self) -> Option<gst::ClockTime> {
+        let pipeline = self.pipeline()?;
+        let (_, now, next) = pipeline.state(gst::ClockTime::ZERO);
+        let plays = now == gst::State::Playing && next != gst::State::Paused;
+        let passed = match plays {
+            true => pipeline.current_running_time(),
+            false => pipeline.start_time(),
+        };
+        Some(passed.unwrap_or_default())
+    }
+
+    fn payloaders(&self) -> impl Iterator<Item = gst::Element> + use<> {
+        let bin = self.element().downcast::<gst::Bin>().ok();
+        bin.into_iter().flat_map(|bin| payloaders(&bin))
     }
 
     /// What the film is called, as far as its file says.
@@ -136,6 +183,7 @@ fn position(payloader: &gst::Element) -> Option<gst::ClockTime> {
 mod imp {
     use super::{
         super::{
+            packets::{self, Store, TrackSource},
             pipeline::{build, cut, payloaders},
             seek_guard::SeekGuard,
         },
@@ -155,6 +203,7 @@ mod imp {
     #[derive(Default)]
     pub struct FilmFactory {
         pub(super) film: OnceLock<FilmSource>,
+        pub(super) store: OnceLock<Option<Arc<Store>>>,
         pipelines: Mutex<Pipelines>,
     }
 
@@ -177,7 +226,14 @@ mod imp {
     impl RTSPMediaFactoryImpl for FilmFactory {
         fn create_element(&self, _url: &gst_rtsp::RTSPUrl) -> Option<gst::Element> {
             let film = self.film.get()?;
-            let bin = build(film)
+            let shared = self.store.get().and_then(Option::as_ref);
+            let shared = shared.and_then(|store| {
+                packets::build(film, store)
+                    .inspect_err(|error| tracing::warn!(%error, "a film is read for one player"))
+                    .ok()
+            });
+            let bin = shared
+                .map_or_else(|| build(film), Ok)
                 .inspect_err(|error| {
                     tracing::error!(path = %film.path.display(), %error, "no pipeline for a film");
                 })
@@ -205,8 +261,16 @@ mod imp {
                 (film.facts.container, media.element().downcast_ref())
             {
                 let guard = SeekGuard::new(container, &film.facts.tracks);
-                payloaders(bin).for_each(|payloader| guard.watch(&payloader));
-                let _ = media.imp().guard.set(guard);
+                for payloader in payloaders(bin) {
+                    let guard = match payloader.is::<TrackSource>() {
+                        // Each seeks for itself, and knows where.
+                        true => SeekGuard::for_source(),
+                        false => guard.clone(),
+                    };
+                    guard.watch(&payloader);
+                    // The first's will do: all are sought alike.
+                    let _ = media.imp().guard.set(guard);
+                }
             }
             let _ = media.imp().title.set(film_name(&film.path));
             if let Some(duration) = film.facts.duration_ns {
@@ -322,9 +386,12 @@ mod imp {
         }
 
         /// A file with an edit list has no position before its first frame is out, which would
-        /// make the SDP say that the film is live and has no duration.
+        /// make the SDP say that the film is live and has no duration. At its end sinks say
+        /// that it is at the beginning, and it would not seek there.
         fn query_position(&self) -> Option<gst::ClockTime> {
-            Some(self.parent_query_position().unwrap_or_default())
+            let own = self.obj().reached();
+            let known = own.or_else(|| self.parent_query_position());
+            Some(known.unwrap_or_default())
         }
 
         /// GStreamer may take the beginning of a film's last part for its end: what the probe

@@ -59,6 +59,17 @@ fn add_branch(
     let input = queue
         .request_pad_simple(&format!("sink_{index}"))
         .ok_or_else(|| glib::bool_error!("the queue gave no input"))?;
+    let (first, _) = add_elements(bin, index, track)?;
+    queue.link_pads(Some(&format!("src_{index}")), &first, None)?;
+    Ok(input.downgrade())
+}
+
+/// Adds what makes packets of one track, and returns the first and the last of it.
+fn add_elements(
+    bin: &gst::Bin,
+    index: usize,
+    track: &Track,
+) -> Result<(gst::Element, gst::Element), glib::BoolError> {
     // gst-rtsp-server looks for payloaders by these names. Payload types from 96 on are dynamic.
     let payloader = gst::ElementFactory::make(elements::payloader(track.codec))
         .name(format!("pay{index}"))
@@ -79,30 +90,58 @@ fn add_branch(
         payloader.set_property("config-interval", -1i32);
     }
     bin.add(&payloader)?;
-    let output = format!("src_{index}");
-    let mut before = None::<gst::Element>;
-    for (element, _) in elements::between(track.codec) {
+    let mut behind = payloader.clone();
+    for (element, _) in elements::between(track.codec).iter().rev() {
         let element = gst::ElementFactory::make(element).build()?;
         bin.add(&element)?;
-        link(queue, &output, before.as_ref(), &element)?;
-        before = Some(element);
+        element.link(&behind)?;
+        behind = element;
     }
-    link(queue, &output, before.as_ref(), &payloader)?;
-    Ok(input.downgrade())
+    Ok((behind, payloader))
 }
 
-/// Links an element behind the one before it, or, when it is its branch's first, behind the queue's
-/// output.
-fn link(
-    queue: &gst::Element,
-    output: &str,
-    before: Option<&gst::Element>,
-    element: &gst::Element,
-) -> Result<(), glib::BoolError> {
-    match before {
-        Some(before) => before.link(element),
-        None => queue.link_pads(Some(output), element, None),
+/// Builds `filesrc ! demuxer ! parser ! payloader`, which runs as fast as its packets are taken from its
+/// payloaders, one for each track, in a single thread. They are numbered from zero.
+pub(super) fn making(
+    film: &FilmSource,
+) -> Result<(gst::Pipeline, Vec<gst::Element>), glib::BoolError> {
+    let container = film
+        .facts
+        .container
+        .ok_or_else(|| glib::bool_error!("the film's container is not known"))?;
+    let pipeline = gst::Pipeline::new();
+    let source = gst::ElementFactory::make("filesrc")
+        .property("location", &film.path)
+        .build()?;
+    let demuxer = gst::ElementFactory::make(elements::demuxer(container)).build()?;
+    pipeline.add_many([&source, &demuxer])?;
+    source.link(&demuxer)?;
+    let (mut inputs, mut payloaders) = (Vec::new(), Vec::new());
+    for (index, track) in film.facts.tracks.iter().enumerate() {
+        let (first, payloader) = add_elements(pipeline.upcast_ref(), index, track)?;
+        for numbers in ["timestamp-offset", "ssrc"] {
+            payloader.set_property(numbers, 0u32);
+        }
+        let sink = gst::ElementFactory::make("fakesink")
+            .property("sync", false)
+            .property("async", false)
+            .build()?;
+        pipeline.add(&sink)?;
+        payloader.link(&sink)?;
+        inputs.push((track.pad.clone(), first.downgrade()));
+        payloaders.push(payloader);
     }
+    demuxer.connect_pad_added(move |_, pad| {
+        let wanted = inputs.iter().find(|(name, _)| *name == pad.name());
+        let Some(first) = wanted.and_then(|(_, first)| first.upgrade()) else {
+            return;
+        };
+        let linked = first.static_pad("sink").map(|input| pad.link(&input));
+        if let Some(Err(error)) = linked {
+            tracing::warn!(pad = %pad.name(), %error, "a track could not be linked");
+        }
+    });
+    Ok((pipeline, payloaders))
 }
 
 /// A film's payloaders, by the names that gst-rtsp-server looks for.

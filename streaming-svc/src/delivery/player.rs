@@ -273,6 +273,7 @@ mod imp {
                     continue;
                 };
                 film.answer_play(true);
+                film.choose_bursts();
                 self.watch(&film);
                 // A seek while packets flow is handled as the players that pause first do it. It
                 // fails for a film that is at its end or broke, which PLAY finds out itself.

@@ -41,6 +41,14 @@ impl SeekGuard {
         }
     }
 
+    /// For one source that seeks for itself.
+    pub(super) fn for_source() -> Self {
+        Self {
+            later: gst::ClockTime::ZERO,
+            last: Arc::default(),
+        }
+    }
+
     /// Watches over a payloader. It does four things:
     ///
     /// - A seek reaches the demultiplexer once through each track, and the later ones can lock up
