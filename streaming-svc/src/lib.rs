@@ -33,7 +33,7 @@ use iceflix_core::{
     trust::grant,
 };
 use library::{Film, Library, LibraryConfig, LibraryEvent};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, de::Error as _};
 use service::StreamingService;
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -74,12 +74,28 @@ pub struct Config {
     pub drain_grace: Span,
     /// How much memory films' packets may take, in MiB: they are made once for all who are at about the
     /// same place in a film. With 0 each player has the file read for itself.
-    #[serde(default = "packet_memory")]
+    #[serde(default = "packet_memory", deserialize_with = "mebibytes")]
     pub packet_memory: u32,
 }
 
 fn packet_memory() -> u32 {
     256
+}
+
+/// A number of MiB: a file has it as a number, the environment and flags as a text.
+fn mebibytes<'de, D: Deserializer<'de>>(given: D) -> Result<u32, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Given {
+        Number(u32),
+        Text(String),
+    }
+    let number = match Given::deserialize(given) {
+        Ok(Given::Number(number)) => Some(number),
+        Ok(Given::Text(text)) => text.parse().ok(),
+        Err(_) => None,
+    };
+    number.ok_or_else(|| D::Error::custom("`packet_memory` is a whole number of MiB, such as 256"))
 }
 
 /// Clients take about a second to go on elsewhere (`tests/tests/moving.rs`); whoever stops a whole
@@ -321,5 +337,26 @@ async fn announce(
             }
         }
         speaker.change(changes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_a_number_wherever_it_is_given() {
+        let of = |json: &str| serde_json::from_str::<Config>(json);
+        for (given, memory) in [
+            ("{}", 256),
+            (r#"{"packet_memory": 0}"#, 0),
+            (r#"{"packet_memory": "64"}"#, 64),
+        ] {
+            assert_eq!(of(given).unwrap().packet_memory, memory, "{given}");
+        }
+        for given in ["-1", "\"256MiB\"", "\"\"", "1.5", "[]"] {
+            let error = of(&format!(r#"{{"packet_memory": {given}}}"#)).unwrap_err();
+            assert!(error.to_string().contains("whole number of MiB"), "{error}");
+        }
     }
 }

@@ -10,6 +10,7 @@ use super::{
     sessions::{self, Sessions},
     usher::Usher,
 };
+use crate::memory;
 use gst::glib;
 use gst_rtsp_server::{RTSPMountPoints, RTSPThreadPool, prelude::*};
 use iceflix_core::api::StreamId;
@@ -253,8 +254,11 @@ fn sweeping(server: PlayerServer, sessions: Sessions, store: Option<Arc<Store>>)
         glib::Priority::DEFAULT,
         move || {
             sweep(&server, &sessions);
-            if let Some(store) = &store {
-                store.tidy(Instant::now());
+            let forgot = store.as_ref().map(|store| store.tidy(Instant::now()));
+            if forgot == Some(true) {
+                // Not here, where players wait for it. Without a thread it is given back later.
+                let tidying = std::thread::Builder::new().name("tidy".to_owned());
+                let _ = tidying.spawn(memory::give_back);
             }
             glib::ControlFlow::Continue
         },

@@ -75,9 +75,9 @@ impl Store {
         })
     }
 
-    /// Forgets what nobody has read for a while. To be called now and then.
-    pub(in crate::delivery) fn tidy(&self, now: Instant) {
-        self.close_those(|reel| reel.idle(now).is_some_and(|idle| idle >= KEPT));
+    /// Forgets what nobody has read for a while; whether there was any. To be called now and then.
+    pub(in crate::delivery) fn tidy(&self, now: Instant) -> bool {
+        self.close_those(|reel| reel.idle(now).is_some_and(|idle| idle >= KEPT))
     }
 
     /// Notes that packets take so much more.
@@ -124,7 +124,7 @@ impl Store {
         }
     }
 
-    fn close_those(&self, which: impl Fn(&Reel) -> bool) {
+    fn close_those(&self, which: impl Fn(&Reel) -> bool) -> bool {
         let mut closed = Vec::new();
         self.reels().retain(|(_, reel)| {
             let close = which(reel);
@@ -133,9 +133,10 @@ impl Store {
             }
             !close
         });
-        for reel in closed {
+        for reel in &closed {
             reel.close();
         }
+        !closed.is_empty()
     }
 
     /// Forgets everything.
