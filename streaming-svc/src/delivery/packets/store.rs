@@ -82,7 +82,9 @@ impl Store {
 
     /// Notes that packets take so much more.
     pub(super) fn take(&self, cost: usize) {
-        if self.used.fetch_add(cost, Ordering::Relaxed) + cost > self.limit {
+        let before = self.used.fetch_add(cost, Ordering::Relaxed);
+        // What is taken may have been given back already: it is less than nothing for a moment then.
+        if before.wrapping_add(cost) > self.limit {
             self.relieve();
         }
     }
